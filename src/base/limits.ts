@@ -1,0 +1,40 @@
+// base/limits.ts: every limit on one page, with its reason. Unit and _MAX last.
+
+/** Scatter/gather entries of one fd_read or fd_write: Linux's IOV_MAX, so that a list goes to the kernel as it is. */
+export const IOVECS_MAX = 1024
+
+/** Bytes that one hypercall moves. A longer transfer is answered short, as POSIX allows: the pCPU is shared. */
+export const TRANSFER_BYTES_MAX = 1024 * 1024
+
+/** Bytes of one path, with its terminator: Linux's PATH_MAX. Longer ones get ENAMETOOLONG before the kernel is asked. */
+export const PATH_BYTES_MAX = 4096
+
+/** Descriptors of one cell. A connection needs one each; beyond it the guest gets EMFILE. */
+export const DESCRIPTORS_MAX = 65_536
+
+/** Entropy served per random_get chunk; a longer request is served in such steps. */
+export const ENTROPY_BYTES_MAX = 65_536
+
+/** Subscriptions of one poll_oneoff: one for each descriptor, both directions, and a clock. */
+export const POLL_SUBSCRIPTIONS_MAX = 2 * DESCRIPTORS_MAX + 1
+
+/** Bytes read ahead from a console's input. */
+export const CONSOLE_READ_BYTES_MAX = 65_536
+
+/** Bytes that a connection holds for a guest that doesn't read, or a peer that doesn't: then the other side waits. */
+export const SOCKET_BUFFER_BYTES_MAX = 256 * 1024
+
+/** Connections that wait for accept on one listening socket, as the kernel's somaxconn. */
+export const LISTEN_BACKLOG_MAX = 4096
+
+/** A WebAssembly page. */
+export const WASM_PAGE_BYTES = 65_536
+
+/** Pages of a memory32: 4 GiB. */
+export const WASM_PAGES_MAX = 65_536
+
+/** The size of a program's file: V8 refuses modules beyond 1 GiB. */
+export const MODULE_BYTES_MAX = 1024 * 1024 * 1024
+
+/** Frames printed of a trap's stack. */
+export const TRAP_FRAMES_MAX = 64

@@ -1,0 +1,160 @@
+// cell/cell.ts: one cell: a program's instance, its memory, its descriptors, its vCPU.
+//
+// A cell lives on one pCPU thread. It is created in one step (memory, context, gate, instance: no guest code runs yet)
+// and then run; `run` resolves when the guest has ended and everything it held is released. While its vCPU is parked
+// in a hypercall the thread runs other cells.
+
+import { CellarError } from '../base/errors.ts'
+import { formatSize } from '../base/units.ts'
+import { WASM_PAGE_BYTES } from '../base/limits.ts'
+import { GuestMemory } from '../services/guest_memory.ts'
+import { Context, type End } from '../wasi/p1/context.ts'
+import type { Descriptors } from '../wasi/p1/descriptors.ts'
+import { RESERVED_START, type Executable } from './executable.ts'
+import { isGated } from './gate.ts'
+import { bind, HYPERCALL_NAMES, type Tracer } from './hypercalls.ts'
+import { describeTrap, type Trap } from './trap.ts'
+
+/** How a cell ended. */
+export type Outcome = End | Trap
+
+/** What a cell used. Times in nanoseconds, sizes in bytes. */
+export type Usage = {
+  /** From creation to the guest's first instruction. */
+  startNs: number
+  /** On the pCPU. */
+  cpuNs: number
+  /** From creation to the end. */
+  wallNs: number
+  /** Memory at the end, which is its most: WebAssembly memory never shrinks. */
+  memoryBytes: number
+  /** How often the vCPU was parked. */
+  waits: number
+  /** Answers, by hypercall. */
+  hypercalls: Record<string, number>
+}
+
+/** What a cell is made of beside its program. */
+export type CellParts = Pick<Context, 'args' | 'env' | 'clock' | 'entropy' | 'iovecs'> & {
+  readonly descriptors: Descriptors
+  /** Pages that its memory may grow to, at most WASM_PAGES_MAX. */
+  readonly memoryPagesMax: number
+  readonly tracer?: Tracer | undefined
+}
+
+type EntryPoint = () => Promise<unknown>
+
+/** One running program. */
+export class Cell {
+  readonly context: Context
+  readonly counts = new Uint32Array(HYPERCALL_NAMES.length)
+  readonly instance: WebAssembly.Instance
+  readonly #executable: Executable
+  readonly #createdAt = performance.now()
+  #startedAt = 0
+  #endedAt = 0
+
+  /** Throws CellarError when the memory can't be had or the module's own initialisers trap. */
+  constructor(executable: Executable, parts: CellParts) {
+    this.#executable = executable
+    const memory = createMemory(executable, parts.memoryPagesMax)
+    const context = new Context({ ...parts, memory: new GuestMemory(memory) })
+    this.context = context
+    const gate = this.#instantiateGate(parts.tracer)
+    const imports: Record<string, Record<string, WebAssembly.ImportValue>> = { cellar: { memory } }
+    const wasi: Record<string, WebAssembly.ImportValue> = imports['wasi_snapshot_preview1'] = {}
+    for (const name of executable.hypercalls) {
+      wasi[name] = isGated(name) ? gate[name]! : bind(name, context, this.counts, parts.tracer)
+    }
+    for (const { module, name } of executable.stubs) {
+      (imports[module] ??= {})[name] = () => {
+        context.stub = `${module}.${name}`;
+        (gate['trap'] as () => void)()
+      }
+    }
+    this.instance = new WebAssembly.Instance(executable.module, imports)
+  }
+
+  /** Runs the program from its entry (`_start`) to its end, and releases what it holds. Call once. */
+  async run(entry = '_start'): Promise<Outcome> {
+    const outcome = await this.#enter(entry)
+    this.release()
+    return outcome
+  }
+
+  /** Calls one export with numbers, as a vCPU of this cell: for programs that are libraries. One call at a time. */
+  async call(name: string, ...args: (number | bigint)[]): Promise<unknown> {
+    const { context } = this
+    const target = WebAssembly.promising(this.instance.exports[name] as (...args: unknown[]) => unknown)
+    context.enter()
+    try {
+      return await target(...args)
+    } finally {
+      context.leave()
+    }
+  }
+
+  /** Closes its descriptors. Idempotent. */
+  release(): void {
+    if (this.#endedAt === 0) this.#endedAt = performance.now()
+    this.context.descriptors.closeAll()
+  }
+
+  /** What it has used so far; complete once it has ended. */
+  usage(): Usage {
+    const hypercalls: Record<string, number> = {}
+    this.counts.forEach((count, i) => { if (count > 0) hypercalls[HYPERCALL_NAMES[i]!] = count })
+    return {
+      startNs: (this.#startedAt - this.#createdAt) * 1e6,
+      cpuNs: this.context.chargedNs,
+      wallNs: ((this.#endedAt || performance.now()) - this.#createdAt) * 1e6,
+      memoryBytes: this.context.memory.memory.buffer.byteLength,
+      waits: this.context.waits,
+      hypercalls,
+    }
+  }
+
+  async #enter(entry: string): Promise<Outcome> {
+    const { context, instance: { exports } } = this
+    const names = this.#executable.hasStart ? [RESERVED_START, entry] : [entry]
+    try {
+      for (const name of names) {
+        const enter = WebAssembly.promising(exports[name] as () => void) as EntryPoint
+        this.#startedAt ||= performance.now()
+        context.enter()
+        await enter()
+        context.leave()
+      }
+      return { kind: 'exit', code: 0 }
+    } catch (error) {
+      context.leave()
+      if (context.bug !== undefined) throw context.bug
+      return context.end ?? describeTrap(error, context.stub, this.#executable)
+    }
+  }
+
+  #instantiateGate(tracer: Tracer | undefined): Record<string, WebAssembly.ExportValue> {
+    const { context, counts } = this
+    const hypercall: Record<string, WebAssembly.ImportValue> = {}
+    for (const name of this.#executable.hypercalls) {
+      if (isGated(name)) hypercall[name] = bind(name, context, counts, tracer)
+    }
+    const vcpu = {
+      wait: new WebAssembly.Suspending(() => { context.leave(); return context.parked() }),
+      resumed: () => { context.enter(); return context.end === undefined ? 0 : 1 },
+    }
+    return new WebAssembly.Instance(this.#executable.gate, { hypercall, vcpu }).exports as Record<string, WebAssembly.ExportValue>
+  }
+}
+
+function createMemory({ name, memory }: Executable, pagesMax: number): WebAssembly.Memory {
+  const initial = memory?.min ?? 0
+  if (initial > pagesMax) {
+    throw new CellarError('MEMORY_BELOW_MINIMUM', [name, formatSize(initial * WASM_PAGE_BYTES), formatSize(pagesMax * WASM_PAGE_BYTES)])
+  }
+  try {
+    return new WebAssembly.Memory({ initial, maximum: Math.min(memory?.max ?? pagesMax, pagesMax) })
+  } catch (cause) {
+    throw new CellarError('MEMORY_UNAVAILABLE', [name, formatSize(initial * WASM_PAGE_BYTES)], { cause })
+  }
+}

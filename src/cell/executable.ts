@@ -1,0 +1,29 @@
+// cell/executable.ts: a program, checked and compiled, ready to be started any number of times on any pCPU thread.
+//
+// All of it can be posted to a worker: V8 shares the compiled code of a WebAssembly.Module between threads.
+// Elsewhere: how it comes to be (program.ts), what becomes of it (cell.ts).
+
+import type { HypercallName } from '../wasi/p1/table.ts'
+
+/** A program as a pCPU takes it. */
+export type Executable = {
+  /** For messages: the path or name that the operator gave. */
+  readonly name: string
+  /** The guest's module, prepared: its memory is an import, its start function an export. */
+  readonly module: WebAssembly.Module
+  /** The gate for what it imports (gate.ts). */
+  readonly gate: WebAssembly.Module
+  readonly hypercalls: readonly HypercallName[]
+  /** Imports beyond the hypercalls, which end the guest when called. */
+  readonly stubs: readonly { readonly module: string; readonly name: string }[]
+  /** Pages of its memory: what it starts with, and the most that it names itself. Undefined: it has none. */
+  readonly memory: { readonly min: number; readonly max: number | undefined } | undefined
+  /** True if the module had a start function: called before anything else. */
+  readonly hasStart: boolean
+  /** A byte offset in the prepared module's code, less this, is one in the program's file. */
+  readonly codeOffsetDelta: number
+}
+
+/** The module name under which a guest's memory and the hypervisor's exports stand. */
+export const RESERVED_MODULE = 'cellar'
+export const RESERVED_START = 'cellar:start'

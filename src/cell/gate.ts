@@ -1,0 +1,100 @@
+// cell/gate.ts: the WebAssembly module that stands between a guest and the hypervisor.
+//
+// A hypercall that answers at once is a plain import: ~4 ns. One that must wait parks the vCPU's stack by JSPI, which
+// costs ten times as much and a turn of the microtask queue, even if the answer is there. So waiting is apart: the gate
+// first *tries* the hypercall by a plain call, and suspends only if the answer is WAIT; woken, it tries again.
+//
+//   (func $fd_read (param i32 i32 i32 i32) (result i32)
+//     (loop $again
+//       (local.tee $r (call $try_fd_read …))            ;; plain import
+//       (if (i32.ge_s (local.get $r) 0) (return …))     ;; an errno
+//       (if (i32.eq (local.get $r) STOP) (unreachable)) ;; the guest ends here
+//       (call $wait)                                    ;; WebAssembly.Suspending
+//       (br_if $again (i32.eqz (call $resumed))))       ;; 1: stopped while it waited
+//     (unreachable))
+//
+// It does three more things that only WebAssembly can do well: an i64 is passed on as two i32 halves, since JavaScript
+// would get a BigInt from the heap; the guest is ended by a trap, which no catch_all of the guest can catch, where an
+// exception thrown by us could be; and no JavaScript frame stands between the guest and $wait, which JSPI forbids.
+// Elsewhere: the protocol's other half (wasi/p1/context.ts).
+
+import { STOP } from '../wasi/p1/context.ts'
+import { wasi_snapshot_preview1, type HypercallName, type Signature } from '../wasi/p1/table.ts'
+import { encodeModule, leb, sleb, type EncodableType, type ModuleParts } from '../wasm/encode.ts'
+
+/** True if `name` must be called through the gate. */
+export function isGated(name: HypercallName): boolean {
+  const { answers, params }: Signature = wasi_snapshot_preview1[name]
+  return answers !== 'now' || params.includes('i64')
+}
+
+/**
+ * The gate for a guest that imports `names` (all gated). It imports `hypercall.NAME` for each, `vcpu.wait` (a
+ * Suspending, () → ()) and `vcpu.resumed` (() → i32: 1 if the guest was stopped), and exports each name with the
+ * guest's signature, and `trap`, which ends the guest from within an import.
+ */
+export function encodeGate(names: readonly HypercallName[]): Uint8Array<ArrayBuffer> {
+  const types: { params: EncodableType[]; results: EncodableType[] }[] = [{ params: [], results: [] }, { params: [], results: ['i32'] }]
+  const [ACTION, QUESTION] = [0, 1]
+  const wait = names.length
+  const resumed = names.length + 1
+  const tries = names.map((name) => {
+    const { params }: Signature = wasi_snapshot_preview1[name]
+    types.push({ params: params.flatMap((type): EncodableType[] => type === 'i64' ? ['i32', 'i32'] : ['i32']), results: ['i32'] })
+    return { module: 'hypercall', name, type: types.length - 1 }
+  })
+  const functions = names.map((name, index) => {
+    const signature: Signature = wasi_snapshot_preview1[name]
+    types.push({ params: [...signature.params], results: signature.result === null ? [] : ['i32'] })
+    return { type: types.length - 1, ...code(signature, index, wait, resumed) }
+  })
+  const parts: ModuleParts = {
+    types,
+    imports: [...tries, { module: 'vcpu', name: 'wait', type: ACTION }, { module: 'vcpu', name: 'resumed', type: QUESTION }],
+    functions: [...functions, { type: ACTION, locals: [], body: [UNREACHABLE] }],
+    exports: [...names, 'trap'].map((name, i) => ({ name, kind: 'func', index: names.length + 2 + i })),
+  }
+  return encodeModule(parts)
+}
+
+function code({ params, result, answers }: Signature, attempt: number, wait: number, resumed: number):
+    { locals: EncodableType[]; body: number[] } {
+  const call = [...params.flatMap((type, i) => type === 'i32' ? [LOCAL_GET, ...leb(i)] : halves(i)), CALL, ...leb(attempt)]
+  if (answers === 'now') return { locals: [], body: call }
+  const r = leb(params.length)
+  return {
+    locals: ['i32'],
+    body: [
+      LOOP, VOID,
+      ...call, LOCAL_TEE, ...r, I32_CONST, 0, I32_GE_S,
+      IF, VOID, ...(result === null ? [] : [LOCAL_GET, ...r]), RETURN, END,
+      LOCAL_GET, ...r, I32_CONST, ...sleb(STOP), I32_EQ, IF, VOID, UNREACHABLE, END,
+      CALL, ...leb(wait), CALL, ...leb(resumed), I32_EQZ, BR_IF, 0,
+      END,
+      UNREACHABLE,
+    ],
+  }
+}
+
+function halves(local: number): number[] {
+  const get = [LOCAL_GET, ...leb(local)]
+  return [...get, I32_WRAP_I64, ...get, I64_CONST, 32, I64_SHR_U, I32_WRAP_I64]
+}
+
+const UNREACHABLE = 0x00
+const LOOP = 0x03
+const IF = 0x04
+const END = 0x0b
+const BR_IF = 0x0d
+const RETURN = 0x0f
+const CALL = 0x10
+const LOCAL_GET = 0x20
+const LOCAL_TEE = 0x22
+const I32_CONST = 0x41
+const I64_CONST = 0x42
+const I32_EQZ = 0x45
+const I32_EQ = 0x46
+const I32_GE_S = 0x4e
+const I64_SHR_U = 0x88
+const I32_WRAP_I64 = 0xa7
+const VOID = 0x40

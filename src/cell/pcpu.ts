@@ -1,0 +1,103 @@
+// cell/pcpu.ts: a thread that runs cells.
+//
+// A pCPU holds what its cells share: the buffers of the hypercall in progress, the clocks, the loaded hypercalls. The
+// foreground `cellar run` makes its main thread one; the host starts one worker for each core (pcpu_worker.ts).
+// Cells take turns at hypercalls that wait; a guest that never waits keeps its pCPU.
+
+import { WASM_PAGES_MAX } from '../base/limits.ts'
+import { hostClock } from '../services/clock/clock.ts'
+import type { Descriptor } from '../services/descriptor.ts'
+import { hostEntropy } from '../services/entropy/entropy.ts'
+import { Iovecs } from '../services/iovecs.ts'
+import { RIGHTS_CHANGING, RIGHTS_DIRECTORY, RIGHTS_FILE, RIGHTS_LISTENER, RIGHTS_SOCKET, RIGHTS_STREAM } from '../wasi/p1/abi.ts'
+import { Descriptors } from '../wasi/p1/descriptors.ts'
+import { Cell, type CellParts } from './cell.ts'
+import type { Executable } from './executable.ts'
+import { loadHypercalls, type Tracer } from './hypercalls.ts'
+
+/** What a guest is granted. Plain data: it can be posted to a worker. */
+export type Grants = {
+  readonly args: readonly string[]
+  readonly env: readonly (readonly [name: string, value: string])[]
+  /** Folders of the host, as the guest's `guest`. */
+  readonly volumes?: readonly { readonly host: string; readonly guest: string; readonly readOnly: boolean }[]
+  /** Sockets to listen on, such as `tcp:127.0.0.1:8080`. */
+  readonly listen?: readonly string[]
+  readonly memoryPagesMax?: number
+  /** Nanoseconds that the guest's clocks count in. */
+  readonly clockResolution?: number
+}
+
+/** The three streams of a cell's console. */
+export type Console = { readonly stdin: Descriptor; readonly stdout: Descriptor; readonly stderr: Descriptor }
+
+/** One thread's share of the hypervisor. */
+export class Pcpu {
+  readonly #iovecs = new Iovecs()
+  readonly #clock = hostClock()
+
+  /**
+   * Makes a cell: opens what it is granted, then its memory and instance. Nothing of the guest runs before `run`.
+   * Throws CellarError, and then holds nothing.
+   */
+  async create(executable: Executable, grants: Grants, console: Console, tracer?: Tracer): Promise<Cell> {
+    await loadHypercalls(executable.hypercalls)
+    const descriptors = new Descriptors()
+    try {
+      addStreams(descriptors, console)
+      if (grants.volumes !== undefined && grants.volumes.length > 0) await addVolumes(descriptors, grants.volumes)
+      if (grants.listen !== undefined && grants.listen.length > 0) await addListeners(descriptors, grants.listen)
+      return this.createNow(executable, grants, descriptors, tracer)
+    } catch (error) {
+      descriptors.closeAll()
+      throw error
+    }
+  }
+
+  /** As `create`, with descriptors that are already open and hypercalls that are already loaded: one synchronous step. */
+  createNow(executable: Executable, grants: Grants, descriptors: Descriptors, tracer?: Tracer): Cell {
+    const parts: CellParts = {
+      args: grants.args.map(terminated),
+      env: grants.env.map(([name, value]) => terminated(`${name}=${value}`)),
+      clock: grants.clockResolution === undefined ? this.#clock : hostClock(grants.clockResolution),
+      entropy: hostEntropy,
+      iovecs: this.#iovecs,
+      descriptors,
+      memoryPagesMax: grants.memoryPagesMax ?? WASM_PAGES_MAX,
+      tracer,
+    }
+    return new Cell(executable, parts)
+  }
+}
+
+/** Gives the cell descriptors 0, 1 and 2. */
+export function addStreams(descriptors: Descriptors, { stdin, stdout, stderr }: Console): void {
+  for (const descriptor of [stdin, stdout, stderr]) {
+    descriptors.add({ descriptor, rightsBase: RIGHTS_STREAM, rightsInheriting: 0, flags: 0 })
+  }
+}
+
+async function addVolumes(descriptors: Descriptors, volumes: NonNullable<Grants['volumes']>): Promise<void> {
+  const { openVolume } = await import('../services/file/volume.ts')
+  for (const { host, guest, readOnly } of volumes) {
+    const withheld = readOnly ? RIGHTS_CHANGING : 0
+    descriptors.add({
+      descriptor: openVolume(host, { readOnly }),
+      rightsBase: RIGHTS_DIRECTORY & ~withheld,
+      rightsInheriting: (RIGHTS_DIRECTORY | RIGHTS_FILE) & ~withheld,
+      flags: 0,
+      preopen: new TextEncoder().encode(guest),
+    })
+  }
+}
+
+async function addListeners(descriptors: Descriptors, specs: readonly string[]): Promise<void> {
+  const { listen } = await import('../services/net/listener.ts')
+  for (const spec of specs) {
+    descriptors.add({ descriptor: await listen(spec), rightsBase: RIGHTS_LISTENER, rightsInheriting: RIGHTS_SOCKET, flags: 0 })
+  }
+}
+
+function terminated(text: string): Uint8Array {
+  return new TextEncoder().encode(`${text}\0`)
+}

@@ -1,0 +1,45 @@
+// cell/trap.ts: what a trap was, in the words of the program's author.
+//
+// V8 reports a trap as a RuntimeError whose stack has the guest's frames:
+//     at divide (wasm://wasm/trap.wasm-0a1b2c3d:wasm-function[7]:0x1f3)
+// Names come from the module's name section. Offsets are bytes in the prepared module, and are mapped back to the file.
+
+import { TRAP_FRAMES_MAX } from '../base/limits.ts'
+import type { Executable } from './executable.ts'
+
+/** A guest's frame, innermost first. `offset` is a byte offset in the program's file. */
+export type Frame = { readonly name: string; readonly index: number; readonly offset: number }
+
+/** The guest did what WebAssembly doesn't allow, or called what it hasn't got. */
+export type Trap = { readonly kind: 'trap'; readonly reason: string; readonly frames: readonly Frame[] }
+
+Error.stackTraceLimit = Math.max(Error.stackTraceLimit, TRAP_FRAMES_MAX)
+
+const FRAME = /^\s*at (?:(.+) \()?wasm:\/\/.*wasm-function\[(\d+)\]:0x([0-9a-f]+)\)?$/
+
+/** The trap behind an exception that left the guest. `stub` is the name of a stub that it called, if it did. */
+export function describeTrap(error: unknown, stub: string | undefined, executable: Executable): Trap {
+  return {
+    kind: 'trap',
+    reason: stub === undefined ? reasonOf(error) : `called ${stub}, which is a stub`,
+    frames: framesOf((error as Error | undefined)?.stack ?? '', executable.codeOffsetDelta),
+  }
+}
+
+function reasonOf(error: unknown): string {
+  if (error instanceof WebAssembly.RuntimeError) return error.message
+  if (error instanceof RangeError) return 'call stack exhausted'
+  if (error instanceof WebAssembly.Exception) return 'exception not caught'
+  return String(error)
+}
+
+function framesOf(stack: string, delta: number): Frame[] {
+  const frames: Frame[] = []
+  for (const line of stack.split('\n')) {
+    const match = FRAME.exec(line)
+    if (match === null || line.includes('wasm://wasm/gate')) continue
+    const [, name = '', index, offset] = match
+    frames.push({ name: name.replace(/^wasm\./, ''), index: Number(index), offset: Number.parseInt(offset!, 16) - delta })
+  }
+  return frames.slice(0, TRAP_FRAMES_MAX)
+}

@@ -1,0 +1,148 @@
+// cli/run.ts: `cellar run`: one program in the foreground, no daemon.
+//
+// stdin, stdout, stderr and the exit status are the program's. Its pCPU is this process's main thread, since a worker
+// would double the time to its first instruction; then Ctrl-C ends the process as it does any other. When the run has
+// to be supervised (--timeout, --stats), the pCPU is a worker and this thread watches it (supervise.ts).
+
+import { flushCompileCache } from 'node:module'
+import { signals } from '../base/signals.ts'
+import { CellarError } from '../base/errors.ts'
+import { WASM_PAGE_BYTES, WASM_PAGES_MAX } from '../base/limits.ts'
+import { parseDuration, parseSize } from '../base/units.ts'
+import type { Outcome } from '../cell/cell.ts'
+import { loadExecutable } from '../cell/load.ts'
+import { Pcpu, type Grants } from '../cell/pcpu.ts'
+import { StandardInput, StandardOutput } from '../services/console/stdio.ts'
+import { exitNow, isSupported } from '../sys/libc.ts'
+import { helpOf, parseFlags, RUN_FLAGS, type Parsed } from './flags.ts'
+
+const HELP = `Run a WebAssembly program (WASI preview 1) as a cell, in the foreground
+
+Usage: cellar run [FLAGS] PROGRAM.wasm [ARGUMENTS]
+       cellar run [FLAGS] -f MANIFEST [ARGUMENTS]
+
+The program has what its flags grant and nothing else: no folder, no address, no variable.
+
+Examples:
+  cellar run hello.wasm
+  cellar run --dir .:/work:ro prog.wasm /work/input.txt
+  cellar run --listen tcp:127.0.0.1:8080 --memory 64MiB server.wasm
+  cellar run --timeout 5s --stats prog.wasm
+
+Flags:
+${helpOf(RUN_FLAGS)}
+`
+
+/** What is to be run, as flags or a manifest say. */
+export type Launch = {
+  readonly program: string
+  readonly grants: Grants
+  readonly stubs: readonly string[]
+  /** Calls in place of `_start`, for a program that is a library. */
+  readonly calls?: readonly Call[]
+}
+
+/** One call of a library's export. Strings and lists of strings are passed as the component ABI does. */
+export type Call = { readonly call: string; readonly with: readonly (number | string | readonly string[])[] }
+
+/** Runs the program: its exit status. */
+export async function run(argv: readonly string[]): Promise<number> {
+  const parsed = parseFlags(argv, RUN_FLAGS)
+  const { flags, rest } = parsed
+  if (flags.help !== undefined) {
+    process.stdout.write(HELP)
+    return 0
+  }
+  const timeoutNs = flags.timeout === undefined ? undefined : duration('--timeout', flags.timeout[0]!)
+  const launch = flags.file === undefined ? launchOf(parsed) : await (await import('./manifest.ts')).readLaunch(flags.file[0]!, rest, grantsOf(parsed))
+  if (timeoutNs !== undefined || flags.stats !== undefined) {
+    const { supervise } = await import('./supervise.ts')
+    return finish(await supervise(launch, { timeoutNs, stats: flags.stats !== undefined, trace: flags.trace !== undefined }))
+  }
+  return finish(await runHere(launch, flags.trace !== undefined))
+}
+
+async function runHere(launch: Launch, trace: boolean): Promise<number> {
+  const executable = loadExecutable(launch.program, { stubs: launch.stubs, library: launch.calls !== undefined })
+  const tracer = trace ? traceToStderr() : undefined
+  const console = { stdin: new StandardInput(0), stdout: new StandardOutput(1), stderr: new StandardOutput(2) }
+  const cell = await new Pcpu().create(executable, launch.grants, console, tracer)
+  const outcome = launch.calls === undefined ? await cell.run() : await (await import('../cell/library.ts')).runLibrary(cell, launch.calls)
+  return report(launch.program, outcome)
+}
+
+/** Tells on stderr of a trap; the exit status of any end. */
+export function report(program: string, outcome: Outcome): number {
+  if (outcome.kind === 'exit') return outcome.code & 0xff
+  if (outcome.kind === 'signal') return 128 + outcome.signal
+  const width = Math.max(0, ...outcome.frames.map(({ name }) => name.length))
+  const frames = outcome.frames.map(({ name, index, offset }, i) =>
+    `\n  #${String(i).padEnd(3)}${(name || '?').padEnd(Math.min(width, 60))}  function ${index}, byte 0x${offset.toString(16)}`)
+  process.stderr.write(`cellar: ${program} trapped: ${outcome.reason}${frames.join('')}\n`)
+  return 128 + signals.SIGABRT
+}
+
+/** What the flags grant. */
+function grantsOf({ flags }: Parsed<typeof RUN_FLAGS>): Grants {
+  return {
+    args: [],
+    env: (flags.env ?? []).flatMap(variable),
+    volumes: (flags.dir ?? []).map(volume),
+    listen: flags.listen ?? [],
+    memoryPagesMax: flags.memory === undefined ? WASM_PAGES_MAX : pages(flags.memory[0]!),
+    ...(flags['clock-resolution'] === undefined ? {} : { clockResolution: duration('--clock-resolution', flags['clock-resolution'][0]!) }),
+  }
+}
+
+function launchOf(parsed: Parsed<typeof RUN_FLAGS>): Launch {
+  const [program] = parsed.rest
+  if (program === undefined) throw new CellarError('USAGE', ['Cannot run without a program'])
+  return { program, grants: { ...grantsOf(parsed), args: parsed.rest }, stubs: parsed.flags.stub ?? [] }
+}
+
+function variable(text: string): [string, string][] {
+  const at = text.indexOf('=')
+  if (at > 0 && !text.includes('\0')) return [[text.slice(0, at), text.slice(at + 1)]]
+  if (at === 0 || text === '' || text.includes('\0')) throw new CellarError('FLAG_VALUE_INVALID', ['--env', text, 'K=V, or K to pass on'])
+  const own = process.env[text]
+  return own === undefined ? [] : [[text, own]]
+}
+
+/** HOST[:GUEST][:ro] */
+export function volume(text: string): { host: string; guest: string; readOnly: boolean } {
+  const parts = text.split(':')
+  const readOnly = parts.length > 1 && parts.at(-1) === 'ro'
+  if (readOnly) parts.pop()
+  const [host = '', guest = host] = parts
+  if (parts.length > 2 || host === '' || guest === '') throw new CellarError('FLAG_VALUE_INVALID', ['--dir', text, 'HOST[:GUEST][:ro]'])
+  return { host, guest, readOnly }
+}
+
+function pages(text: string): number {
+  const bytes = parseSize(text)
+  const count = bytes === undefined ? 0 : Math.floor(bytes / WASM_PAGE_BYTES)
+  if (count < 1) throw new CellarError('FLAG_VALUE_INVALID', ['--memory', text, 'a size of at least 64KiB, such as 64MiB'])
+  return Math.min(count, WASM_PAGES_MAX)
+}
+
+function duration(flag: string, text: string): number {
+  const ns = parseDuration(text)
+  if (ns === undefined || ns < 1) throw new CellarError('FLAG_VALUE_INVALID', [flag, text, 'a duration above 0, such as 5s or 250ms'])
+  return ns
+}
+
+/** A tracer that writes a line for each hypercall, with the time since it was made. */
+export function traceToStderr(): (line: string) => void {
+  const start = performance.now()
+  return (line) => void process.stderr.write(`[${(performance.now() - start).toFixed(3).padStart(10)} ms] ${line}\n`)
+}
+
+/**
+ * Ends the process with `status`. Everything was written by system calls already. exit(3) would wait for libuv's
+ * threads, and one of them may be reading a stdin that nobody writes to.
+ */
+function finish(status: number): number {
+  if (!isSupported()) return status
+  flushCompileCache()
+  return exitNow(status)
+}

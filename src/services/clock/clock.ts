@@ -1,0 +1,51 @@
+// services/clock/clock.ts: what time it is, for guests.
+//
+// Four clocks, numbered as WASI and Linux number them: 0 real time, 1 monotonic, 2 CPU time of the process, 3 CPU time
+// of the thread. A guest asks one thread's question only, so 2 and 3 are both the CPU time of the guest itself.
+// `resolution` is 1 ns unless a coarser clock is asked for: then every reading is rounded down to it, since precise
+// time is what side-channel attacks are built from.
+
+import { clockGettime } from '../../sys/libc.ts'
+
+/** The clocks of one guest. */
+export interface Clock {
+  /** Nanoseconds of clock `id` (0 real time since 1970, 1 monotonic). */
+  time(id: 0 | 1): bigint
+  /** The monotonic clock as a number of nanoseconds: exact enough for deadlines. */
+  monotonic(): number
+  /** Whole seconds and nanoseconds since 1970: [0] and [1] of the returned array, which the next call overwrites. */
+  realtime(): Float64Array
+  /** Resolution, in nanoseconds. */
+  readonly resolution: number
+}
+
+const GIGA = 1_000_000_000n
+
+/** The host's clocks, rounded down to `resolution` nanoseconds. */
+export function hostClock(resolution = 1): Clock {
+  const now = new Float64Array(2)
+  const step = BigInt(resolution)
+  const real = (): bigint => {
+    clockGettime(0, now)
+    return BigInt(now[0]!) * GIGA + BigInt(now[1]!)
+  }
+  const exact: Clock = {
+    resolution,
+    time: (id) => id === 1 ? process.hrtime.bigint() : real(),
+    monotonic: () => Number(process.hrtime.bigint()),
+    realtime: () => { clockGettime(0, now); return now },
+  }
+  if (resolution === 1) return exact
+  return {
+    resolution,
+    time: (id) => { const time = exact.time(id); return time - time % step },
+    monotonic: () => { const time = exact.monotonic(); return time - time % resolution },
+    realtime: () => {
+      clockGettime(0, now)
+      // A resolution of a second or more rounds the seconds; a finer one rounds within the second.
+      const seconds = Math.ceil(resolution / 1e9)
+      if (resolution >= 1e9) { now[0]! -= now[0]! % seconds; now[1] = 0 } else now[1]! -= now[1]! % resolution
+      return now
+    },
+  }
+}

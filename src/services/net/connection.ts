@@ -1,0 +1,312 @@
+// services/net/connection.ts: one TCP connection of a guest.
+//
+// A node:net socket lives on the event loop of the pCPU's thread; nothing here blocks. Two bounded buffers lie between
+// it and the guest, SOCKET_BUFFER_BYTES_MAX each:
+//
+//   peer → kernel → [Node's stream] → #chunks → recv() → guest     full: the socket is paused, the kernel's window closes
+//   guest → send() → [socket.writableLength] → kernel → peer       full: -EAGAIN until half of it has left
+//
+// Received bytes are copied once, from the buffer the kernel wrote to into guest memory. Sent bytes are copied once,
+// because they outlive the hypercall. Each buffered piece is charged PIECE_BYTES besides its own length, or a peer that
+// sends byte by byte could make us hold a hundred times the limit in objects.
+//
+// The two directions end on their own (allowHalfOpen): a guest may answer after the peer's FIN. After a reset, what had
+// arrived can still be read, then recv() says ECONNRESET, and send() EPIPE.
+//
+// close() lets go of the guest's side only: data that send() accepted still goes to the peer, for at most
+// CLOSING_MS_MAX. flushed() tells when all of it has. If received data was left unread we read and drop until the
+// peer's FIN, for at most LINGER_MS_MAX: closing a socket with unread data makes the kernel send a reset, and throw
+// away what it has not sent yet.
+//
+// Elsewhere: accepting (listener.ts), flags and numbers (wasi/p1/sock.ts).
+
+import type { Socket } from 'node:net'
+import { EAGAIN, ECONNRESET, ENOTCONN, EPIPE, errnoOf } from '../../base/errno.ts'
+import { SOCKET_BUFFER_BYTES_MAX } from '../../base/limits.ts'
+import { FILETYPE_SOCKET_STREAM } from '../descriptor.ts'
+import type { Descriptor, Stat } from '../descriptor.ts'
+import type { Iovecs } from '../iovecs.ts'
+import { WaitQueue } from '../wait_queue.ts'
+import type { Waker } from '../wait_queue.ts'
+
+/** Charged for each buffered piece, for the objects that hold it. */
+const PIECE_BYTES = 256
+
+/** A paused stream of Node still takes its high-water mark and one read of the kernel, 64 KiB each: part of our limit. */
+const PAUSE_BYTES = SOCKET_BUFFER_BYTES_MAX - 2 * 65_536
+
+/** How long a closed connection may take to send what it has accepted. A peer that takes nothing is then dropped. */
+const CLOSING_MS_MAX = 60_000
+
+/** How long a closed connection waits for the peer's FIN when it left received data unread. */
+const LINGER_MS_MAX = 1000
+
+// The closed connections of this thread that are not done yet, and who waits for there being none.
+const closing = new Set<Connection>()
+const allClosed = new WaitQueue()
+
+/** Resolves when every closed connection of this thread has sent what it accepted, or after `boundMs`. */
+export function flushed(boundMs: number): Promise<void> {
+  if (closing.size === 0) return Promise.resolve()
+  return new Promise((resolve) => {
+    const done = (): void => {
+      clearTimeout(timer)
+      allClosed.delete(done)
+      resolve()
+    }
+    const timer = setTimeout(done, boundMs)
+    allClosed.add(done)
+  })
+}
+
+/** A stream socket that is connected. Given out by Listener.accept(). */
+export class Connection implements Descriptor {
+  readonly filetype = FILETYPE_SOCKET_STREAM
+  readonly #socket: Socket
+
+  // Received and unread: `#unread` bytes, in `#chunks`, of the first of which `#consumed` bytes are gone already.
+  readonly #chunks: Buffer[] = []
+  #consumed = 0
+  #unread = 0
+  #paused = true
+  /** No more will come: the peer's FIN, or our shutdown. */
+  #readEnded = false
+  /** What comes is dropped: after shutdown for reading and after close. */
+  #dropping = false
+
+  /** Writes that Node has not called back. */
+  #writes = 0
+  #writeEnded = false
+
+  /** errno of the failure that ended both directions, or 0. */
+  #failure = 0
+  #closed = false
+  #closingTimer: NodeJS.Timeout | undefined
+  readonly #readable = new WaitQueue()
+  readonly #writable = new WaitQueue()
+
+  /** `socket` is paused and allows half-open; nothing is read from it before start(). */
+  constructor(socket: Socket) {
+    this.#socket = socket
+    socket.on('data', (chunk: Buffer) => this.#receive(chunk))
+    socket.on('end', () => this.#endRead())
+    socket.on('error', (error) => this.#fail(errnoOf(error)))
+    socket.on('close', () => this.#ended())
+  }
+
+  /** Bytes received that the guest has not read. */
+  get unread(): number { return this.#unread }
+
+  /** Bytes accepted from the guest that Node has not given to the kernel. */
+  get unsent(): number { return this.#socket.writableLength }
+
+  /** Begins to read from the peer. Called once, when the guest has accepted the connection. */
+  start(): void {
+    this.#paused = false
+    this.#socket.resume()
+  }
+
+  /**
+   * Moves received bytes into the ranges, the first `from` bytes of which are left alone: bytes moved, 0 at the end,
+   * -EAGAIN if nothing is there yet, -ECONNRESET after a reset.
+   */
+  recv(iovecs: Iovecs, from = 0): number {
+    const count = this.peek(iovecs, from)
+    if (count <= 0) return count
+    this.#unread -= count
+    let consumed = this.#consumed + count
+    while (this.#chunks.length > 0 && consumed >= this.#chunks[0]!.length) consumed -= this.#chunks.shift()!.length
+    this.#consumed = consumed
+    if (this.#paused && this.#held() <= PAUSE_BYTES / 2) {
+      this.#paused = false
+      this.#socket.resume()
+    }
+    return count
+  }
+
+  /** As recv(), but the bytes stay to be received again. */
+  peek(iovecs: Iovecs, from = 0): number {
+    if (iovecs.total <= from) return 0
+    if (this.#unread > 0) return this.#copy(iovecs, from)
+    if (this.#readEnded) return 0
+    return this.#failure === 0 ? -EAGAIN : -this.#failure
+  }
+
+  /** True if waiting brings no more than `unread` bytes: the end is known, or the buffer is full. */
+  get complete(): boolean { return this.#readEnded || this.#failure !== 0 || this.#paused }
+
+  /**
+   * Accepts as many of the ranges' bytes as there is room for: the count, which may be short; -EAGAIN if there is no
+   * room; -EPIPE if nobody will receive them.
+   */
+  send(iovecs: Iovecs): number {
+    if (this.#writeEnded || this.#failure !== 0 || this.#socket.destroyed) return -EPIPE
+    if (iovecs.total === 0) return 0
+    const room = this.#room()
+    if (room <= 0) return -EAGAIN
+    const size = Math.min(room, iovecs.total)
+    const copy = Buffer.allocUnsafe(size)
+    for (let i = 0, done = 0; done < size; i++) {
+      const length = Math.min(iovecs.lengths[i]!, size - done)
+      copy.set(iovecs.memory!.bytes.subarray(iovecs.offsets[i]!, iovecs.offsets[i]! + length), done)
+      done += length
+    }
+    this.#writes++
+    this.#socket.write(copy, this.#written)
+    return size
+  }
+
+  read(iovecs: Iovecs): number { return this.recv(iovecs) }
+  write(iovecs: Iovecs): number { return this.send(iovecs) }
+
+  /** Ends one direction or both: 0, or -ENOTCONN after a reset. What was accepted before is still sent, then a FIN. */
+  shutdown(how: { read: boolean; write: boolean }): number {
+    if (this.#failure !== 0) return -ENOTCONN
+    if (how.write && !this.#writeEnded) {
+      this.#writeEnded = true
+      this.#socket.end()
+      this.#writable.notify()
+    }
+    if (how.read) {
+      this.#drop()
+      this.#endRead()
+    }
+    return 0
+  }
+
+  pollRead(): number {
+    if (this.#unread > 0) return this.#unread
+    return this.#readEnded || this.#failure !== 0 ? 0 : -EAGAIN
+  }
+
+  pollWrite(): number {
+    if (this.#writeEnded || this.#failure !== 0) return 0
+    const room = this.#room()
+    return room > 0 ? room : -EAGAIN
+  }
+
+  /** True when neither direction works any more. A FIN alone isn't that: the peer may still wait for an answer. */
+  hangup(): boolean { return this.#failure !== 0 || (this.#readEnded && this.#writeEnded) }
+
+  awaitReadable(waker: Waker): void { this.#readable.add(waker) }
+  awaitWritable(waker: Waker): void { this.#writable.add(waker) }
+
+  forget(waker: Waker): void {
+    this.#readable.delete(waker)
+    this.#writable.delete(waker)
+  }
+
+  stat(): Stat {
+    return { dev: 0n, ino: 0n, filetype: FILETYPE_SOCKET_STREAM, nlink: 1n, size: 0n, atim: 0n, mtim: 0n, ctim: 0n }
+  }
+
+  /** The guest is done with it. What was accepted is still sent: see the head of this file. */
+  close(): void {
+    if (this.#closed) return
+    this.#closed = true
+    if (this.#socket.destroyed) return
+    closing.add(this)
+    // Paused means that the kernel holds unread data, too.
+    const linger = this.#unread > 0 || this.#paused
+    if (linger || this.#socket.writableLength > 0) this.#destroyIn(CLOSING_MS_MAX)
+    this.#writeEnded = true
+    this.#drop()
+    const sent = (): void => {
+      if (!linger || this.#socket.readableEnded) this.#socket.destroy()
+      else this.#destroyIn(LINGER_MS_MAX)
+    }
+    if (this.#socket.writableFinished) sent()
+    else this.#socket.once('finish', sent).end()
+  }
+
+  /** Drops the connection with a reset: for one that the guest never accepted. */
+  reset(): void {
+    this.#closed = true
+    this.#socket.resetAndDestroy()
+  }
+
+  // Has the kernel's data of one read.
+  #receive(chunk: Buffer): void {
+    if (this.#dropping) return
+    this.#chunks.push(chunk)
+    this.#unread += chunk.length
+    if (!this.#paused && this.#held() >= PAUSE_BYTES) {
+      this.#paused = true
+      this.#socket.pause()
+    }
+    this.#readable.notify()
+  }
+
+  #endRead(): void {
+    this.#readEnded = true
+    this.#readable.notify()
+  }
+
+  #fail(errno: number): void {
+    if (this.#failure !== 0) return
+    // A write to a connection that the peer has reset fails with EPIPE; for the guest that is the same event.
+    this.#failure = errno === EPIPE ? ECONNRESET : errno
+    this.#readable.notify()
+    this.#writable.notify()
+  }
+
+  // Node has let go of the socket: after a failure, after close(), or since both directions have ended.
+  #ended(): void {
+    clearTimeout(this.#closingTimer)
+    if (!this.#readEnded || !this.#writeEnded) this.#fail(ECONNRESET)
+    if (closing.delete(this) && closing.size === 0) allClosed.notify()
+  }
+
+  // From now on what the peer sends is read, so that its FIN or reset is noticed, and dropped.
+  #drop(): void {
+    this.#dropping = true
+    this.#chunks.length = 0
+    this.#consumed = 0
+    this.#unread = 0
+    if (this.#paused) this.start()
+  }
+
+  #destroyIn(ms: number): void {
+    clearTimeout(this.#closingTimer)
+    this.#closingTimer = setTimeout(() => this.#socket.destroy(), ms)
+  }
+
+  // One function for all writes of the connection. Waiters are woken at half, so that the kernel doesn't run dry.
+  readonly #written = (): void => {
+    this.#writes--
+    if (this.#writable.waited && this.#room() >= SOCKET_BUFFER_BYTES_MAX / 2) this.#writable.notify()
+  }
+
+  #held(): number { return this.#unread + this.#chunks.length * PIECE_BYTES }
+
+  #room(): number { return SOCKET_BUFFER_BYTES_MAX - this.#socket.writableLength - this.#writes * PIECE_BYTES }
+
+  // Hot path: numbers only.
+  #copy(iovecs: Iovecs, from: number): number {
+    const target = iovecs.memory!.bytes
+    const chunks = this.#chunks
+    let chunk = 0
+    let at = this.#consumed
+    let skip = from
+    let done = 0
+    for (let i = 0; i < iovecs.count && chunk < chunks.length; i++) {
+      let offset = iovecs.offsets[i]! + skip
+      let length = iovecs.lengths[i]! - skip
+      skip = Math.max(0, -length)
+      while (length > 0 && chunk < chunks.length) {
+        const source = chunks[chunk]!
+        const part = Math.min(length, source.length - at)
+        source.copy(target, offset, at, at + part)
+        offset += part
+        length -= part
+        at += part
+        done += part
+        if (at === source.length) {
+          chunk++
+          at = 0
+        }
+      }
+    }
+    return done
+  }
+}

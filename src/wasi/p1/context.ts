@@ -1,0 +1,160 @@
+// wasi/p1/context.ts: all that the hypercalls of one cell may touch.
+//
+// A hypercall is a function (context, ...arguments) → number. Arguments are i32 as JavaScript numbers; an i64 comes as
+// two, low half first (a BigInt would be an allocation for each call). It answers with an errno ≥ 0, or with one of two
+// numbers that the gate (cell/gate.ts) understands:
+//   WAIT  it can't be answered yet. The hypercall has arranged to be woken; the gate parks the vCPU (JSPI) and then
+//         calls the same hypercall again with the same arguments. State of a hypercall that spans the tries is in
+//         `operation` and `since`, and is cleared when it answers.
+//   STOP  the guest ends here: `end` says how. The gate traps, which no guest code can catch.
+// A GuestFault thrown by the memory is answered as EFAULT by the dispatcher.
+
+import type { Clock } from '../../services/clock/clock.ts'
+import type { Entropy } from '../../services/entropy/entropy.ts'
+import type { GuestMemory } from '../../services/guest_memory.ts'
+import type { Iovecs } from '../../services/iovecs.ts'
+import type { Descriptors } from './descriptors.ts'
+
+/** Answer of a hypercall that has to wait. */
+export const WAIT = -1
+/** Answer of a hypercall after which the guest doesn't go on. */
+export const STOP = -2
+
+/** How a guest ended by itself: with a code, or by a signal number as a process on Unix does (SIGPIPE, SIGABRT). */
+export type End = { kind: 'exit'; code: number } | { kind: 'signal'; signal: number }
+
+/** A hypercall: see the head of this file. */
+export type Hypercall = (context: Context, ...args: number[]) => number
+
+/** What a cell gives to its hypercalls. */
+export class Context {
+  readonly memory: GuestMemory
+  readonly descriptors: Descriptors
+  /** Each argument and `KEY=value` in UTF-8 with its final NUL. */
+  readonly args: readonly Uint8Array[]
+  readonly env: readonly Uint8Array[]
+  readonly clock: Clock
+  readonly entropy: Entropy
+  /** Shared by the cells of a pCPU; valid within one hypercall. */
+  readonly iovecs: Iovecs
+
+  /** Set before STOP is answered. */
+  end: End | undefined
+  /** An exception of ours inside a hypercall: a bug, reported when the guest has unwound. */
+  bug: unknown
+  /** The name of a stub that the guest called. */
+  stub: string | undefined
+
+  /** When the hypercall in progress was first tried (monotonic ns), or -1. For poll_oneoff's relative clocks. */
+  since = -1
+  #operation: { done: boolean; result: number } | undefined
+  readonly #queues: { forget?(waker: () => void): void }[] = []
+  #timer: NodeJS.Timeout | NodeJS.Immediate | undefined
+  #parked: ((value: void) => void) | undefined
+  #awake = true
+  #runNs = 0
+  #runningSince = 0
+  /** How often the vCPU was parked. */
+  waits = 0
+
+  /** Ends the waiting, whatever was waited for: the hypercall will be tried again. */
+  readonly wake = (): void => {
+    if (this.#awake) return
+    this.#awake = true
+    for (const queue of this.#queues) queue.forget?.(this.wake)
+    this.#queues.length = 0
+    if (this.#timer !== undefined) {
+      clearTimeout(this.#timer as NodeJS.Timeout)
+      clearImmediate(this.#timer as NodeJS.Immediate)
+      this.#timer = undefined
+    }
+    this.#parked?.()
+    this.#parked = undefined
+  }
+
+  constructor(parts: Pick<Context, 'memory' | 'descriptors' | 'args' | 'env' | 'clock' | 'entropy' | 'iovecs'>) {
+    this.memory = parts.memory
+    this.descriptors = parts.descriptors
+    this.args = parts.args
+    this.env = parts.env
+    this.clock = parts.clock
+    this.entropy = parts.entropy
+    this.iovecs = parts.iovecs
+  }
+
+  /** Waits until `descriptor` may be read. Answer the result: `return context.awaitReadable(d)`. */
+  awaitReadable(descriptor: { awaitReadable?(waker: () => void): void; forget?(waker: () => void): void }): typeof WAIT {
+    this.#awake = false
+    this.#queues.push(descriptor)
+    descriptor.awaitReadable?.(this.wake)
+    return WAIT
+  }
+
+  /** Waits until `descriptor` may be written. */
+  awaitWritable(descriptor: { awaitWritable?(waker: () => void): void; forget?(waker: () => void): void }): typeof WAIT {
+    this.#awake = false
+    this.#queues.push(descriptor)
+    descriptor.awaitWritable?.(this.wake)
+    return WAIT
+  }
+
+  /** Waits for at most `ns` nanoseconds; may be combined with the others: the first to come wakes. */
+  awaitTimer(ns: number): typeof WAIT {
+    this.#awake = false
+    // Node's timers have 1 ms and may fire a little early, so the last millisecond is waited out turn by turn.
+    this.#timer = ns < 1e6 ? setImmediate(this.wake) : setTimeout(this.wake, Math.min(Math.floor(ns / 1e6), 0x7fffffff))
+    return WAIT
+  }
+
+  /**
+   * For work that is done elsewhere (a flush on the thread pool): the first try starts it and waits, the try after it
+   * is done gives its result, an errno.
+   */
+  awaitOperation(start: () => Promise<number>): number {
+    const operation = this.#operation
+    if (operation === undefined) {
+      this.#awake = false
+      const started = { done: false, result: 0 }
+      this.#operation = started
+      void start().then((result) => {
+        started.done = true
+        started.result = result
+        if (this.#operation === started) this.wake()
+      })
+      return WAIT
+    }
+    if (!operation.done) {
+      this.#awake = false
+      return WAIT
+    }
+    this.#operation = undefined
+    return operation.result
+  }
+
+  /** The vCPU goes on: from here its time is charged. */
+  enter(): void { this.#runningSince = performance.now() }
+
+  /** The vCPU has left the pCPU. */
+  leave(): void { this.#runNs += (performance.now() - this.#runningSince) * 1e6 }
+
+  /** CPU time of the vCPU so far, in ns. Only while it runs. */
+  cpuTime(): number { return this.#runNs + (performance.now() - this.#runningSince) * 1e6 }
+
+  /** CPU time charged, in ns. Only while it doesn't run. */
+  get chargedNs(): number { return this.#runNs }
+
+  /** For the gate's `wait`: resolves when the vCPU may try its hypercall again. */
+  parked(): Promise<void> {
+    this.waits++
+    return this.#awake ? AWAKE : new Promise((resolve) => { this.#parked = resolve })
+  }
+
+  /** Stops a parked guest from outside: it doesn't go on. */
+  stop(end: End): void {
+    this.end = end
+    this.#awake = false
+    this.wake()
+  }
+}
+
+const AWAKE = Promise.resolve()

@@ -1,0 +1,82 @@
+// tools/build_guests.ts: `npm run guests`: builds guests/*.c to the .wasm beside each.
+//
+//   node tools/build_guests.ts [--node] [--check] [name …]
+//
+// By default clang and wasm-ld run in cells of this very checkout (see clang.ts); --node runs them in the package's own
+// runtime instead, for a machine or a day on which ours can't. Both give the same bytes. --check writes nothing: it
+// builds and compares with what is committed, and its status is 1 if a guest differs.
+
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { CompileError, compileInCells, compileInNode } from './clang.ts'
+
+/** Where the guests are. */
+export const GUESTS = fileURLToPath(new URL('../guests', import.meta.url))
+
+/**
+ * How every guest is built. The name section is kept, as a trap's stack is made of names; debug information isn't. No
+ * guest prints a float, and printf without them is a third of the size.
+ */
+export const GUEST_FLAGS = [
+  '-O2', '-std=gnu23', '-Wall', '-Wextra', '-Werror', '-Wno-unused-result', '-Wl,--strip-debug', '-lc-printscan-no-floating-point',
+]
+
+/** The names of all guests, sorted. */
+export function guestNames(): string[] {
+  return readdirSync(GUESTS).filter((file) => file.endsWith('.c')).map((file) => file.slice(0, -2)).sort()
+}
+
+/** Builds one guest, in cells or in the package's own runtime, and gives its bytes. */
+export async function buildGuest(name: string, where: 'cells' | 'node'): Promise<Uint8Array> {
+  if (where === 'node') {
+    const sources = readdirSync(GUESTS).filter((file) => /\.[ch]$/.test(file))
+    const files = Object.fromEntries(sources.map((file) => [file, readFileSync(join(GUESTS, file), 'utf8')]))
+    return await compileInNode(`${name}.c`, files, GUEST_FLAGS)
+  }
+  const folder = mkdtempSync(join(tmpdir(), 'cellar-guest-'))
+  try {
+    const output = join(folder, `${name}.wasm`)
+    compileInCells(join(GUESTS, `${name}.c`), output, GUEST_FLAGS)
+    return readFileSync(output)
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
+}
+
+async function main(argv: readonly string[]): Promise<number> {
+  const where = argv.includes('--node') ? 'node' : 'cells'
+  const check = argv.includes('--check')
+  const chosen = argv.filter((argument) => !argument.startsWith('--'))
+  let different = 0
+  for (const name of chosen.length > 0 ? chosen : guestNames()) {
+    const began = performance.now()
+    const bytes = await buildGuest(name, where)
+    const path = join(GUESTS, `${name}.wasm`)
+    const same = committed(path)?.equals(bytes) ?? false
+    if (!check && !same) writeFileSync(path, bytes)
+    if (!same) different++
+    const state = same ? 'unchanged' : check ? 'DIFFERS' : 'written'
+    process.stdout.write(`${name}.wasm: ${bytes.length} bytes, ${state} (${((performance.now() - began) / 1000).toFixed(1)} s)\n`)
+  }
+  return check && different > 0 ? 1 : 0
+}
+
+function committed(path: string): Buffer | undefined {
+  try {
+    return readFileSync(path)
+  } catch {
+    return undefined
+  }
+}
+
+if (import.meta.main) {
+  try {
+    process.exitCode = await main(process.argv.slice(2))
+  } catch (error) {
+    if (!(error instanceof CompileError)) throw error
+    process.stderr.write(`${error.message}\n`)
+    process.exitCode = 1
+  }
+}
