@@ -17,12 +17,14 @@ export const NODE = [node26(), '--disable-warning=ExperimentalWarning'] as const
 /** One step: its name, and the command with its arguments. */
 export type Step = { name: string; command: readonly string[] }
 
+const FOLDERS = ['src', 'tests', 'tools', 'bench'].filter((folder) => existsSync(join(ROOT, folder)))
+
 const bin = (name: string): string => join(ROOT, 'node_modules', '.bin', name)
 
 /** What is checked without running the program. */
 export const CHECKS: readonly Step[] = [
   { name: 'types', command: [bin('tsc'), '-p', '.'] },
-  { name: 'lint', command: [bin('oxlint'), '--deny-warnings', 'src', 'tests', 'tools', 'bench'] },
+  { name: 'lint', command: [bin('oxlint'), '--deny-warnings', ...FOLDERS] },
   { name: 'tidy', command: [...NODE, 'tools/tidy.ts'] },
   { name: 'reference', command: [...NODE, 'tools/reference.ts', '--check'] },
 ]

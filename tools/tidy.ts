@@ -67,7 +67,10 @@ const BANS: readonly Ban[] = [
     pattern: /^\s*(export\s+)?(declare\s+)?(const\s+)?enum\s+\w/m, where: /./, in: 'code',
     instead: 'write an `as const` object',
   },
-  { pattern: /^\s*(export\s+)?(declare\s+)?namespace\s+\w/m, where: /./, in: 'code', instead: 'a file is a namespace' },
+  {
+    pattern: /^\s*(export\s+)?(declare\s+)?namespace\s+\w/m, where: /(?<!\.d\.ts)$/, in: 'code',
+    instead: 'a file is a namespace',
+  },
   {
     pattern: /\bconstructor\s*\([^)]*\b(public|private|protected|readonly)\s+\w+\s*[?:]/, where: /./, in: 'code',
     instead: 'declare the field and assign it: Node runs erasable syntax only',
@@ -102,7 +105,7 @@ function name({ path }: Source): string[] {
   const forbidden = FORBIDDEN_NAMES[file]
   if (forbidden !== undefined) found.push(`${path}:1: a file called ${file}: ${forbidden}`)
   for (const part of path.replace(/\.ts$/, '').split('/')) {
-    if (!/^[a-z0-9]+(_[a-z0-9]+)*$/.test(part)) found.push(`${path}:1: "${part}" isn't snake_case`)
+    if (!/^[a-z0-9]+(_[a-z0-9]+)*(\.d)?$/.test(part)) found.push(`${path}:1: "${part}" isn't snake_case`)
   }
   return found
 }

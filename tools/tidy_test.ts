@@ -131,13 +131,13 @@ const names = (code: string): string[] => functions(mask(code)).map(({ name }) =
 test('functions finds bodies and no other braces', () => {
   assert.deepEqual(names('if (a) { b() } else { for (const c of d) { while (e) { f() } } }'), [])
   assert.deepEqual(names('function a({ b }: C): Promise<{ d: E }> { switch (b) { } }'), ['a'])
-  assert.deepEqual(names('class A { get b(): number { return 1 }\n #c(): void { try { } catch (e) { } } }'), ['b', '#c'])
+  assert.deepEqual(names('class A { get b(): C { return 1 }\n #d(): void { try { } catch (e) { } } }'), ['b', '#d'])
   assert.deepEqual(names('const a = { b: 1 }\ntype C = { d: number }\ninterface E { f(): void }'), [])
 })
 
 test('imports finds each form with the names that it takes', () => {
-  const code = "import a, { b as c, type d } from './1'\nimport type { e } from './2'\nexport * from './3'\nimport './4'\n" +
-    "const f = await import('./5')\nexport const from = 'nowhere'"
+  const code = "import a, { b as c, type d } from './1'\nimport type { e } from './2'\nexport * from './3'\n" +
+    "import './4'\nconst f = await import('./5')\nexport const from = 'nowhere'"
   const found = imports(code, mask(code)).map(({ from, names, typeOnly, line }) => [from, names, typeOnly, line])
   assert.deepEqual(found, [
     ['./1', ['b', 'd', 'default'], false, 1], ['./2', ['e'], true, 2], ['./3', '*', false, 3],

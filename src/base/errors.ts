@@ -67,6 +67,8 @@ export const ERRORS = {
   LISTEN_FAILED: entry(125, (address: string, why: string) => `Cannot listen on ${address}: ${why}`, 'Check the address of --listen tcp:HOST:PORT'),
 
   MANIFEST_INVALID: entry(125, (path: string, what: string) => `Cannot use manifest "${path}": ${what}`, 'See docs/reference/manifest.md'),
+  EXPORT_UNKNOWN: entry(126, (path: string, name: string) => `Cannot call "${name}" as "${path}" doesn't export such a function`,
+    "'cellar inspect' lists the exports"),
   GUEST_TIMED_OUT: entry(125, (seconds: string) => `Stopped the guest as it ran for longer than --timeout ${seconds}`, 'Raise --timeout'),
 } satisfies Record<string, Entry>
 
@@ -77,6 +79,8 @@ export type ErrorCode = keyof typeof ERRORS
 export class CellarError<C extends ErrorCode = ErrorCode> extends Error {
   override readonly name = 'CellarError'
   readonly code: C
+  /** What the message was made of: an error that crosses a thread is made again from these. */
+  readonly values: readonly unknown[]
   readonly hint: string
   /** Exit status of the CLI. */
   readonly exit: number
@@ -85,6 +89,7 @@ export class CellarError<C extends ErrorCode = ErrorCode> extends Error {
     const { message, hint, exit } = ERRORS[code] as Entry
     super((message as (...values: readonly unknown[]) => string)(...values), options)
     this.code = code
+    this.values = values
     this.hint = hint
     this.exit = exit
   }

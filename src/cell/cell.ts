@@ -10,7 +10,7 @@ import { WASM_PAGE_BYTES } from '../base/limits.ts'
 import { GuestMemory } from '../services/guest_memory.ts'
 import { Context, type End } from '../wasi/p1/context.ts'
 import type { Descriptors } from '../wasi/p1/descriptors.ts'
-import { RESERVED_START, type Executable } from './executable.ts'
+import type { Executable } from './executable.ts'
 import { isGated } from './gate.ts'
 import { bind, HYPERCALL_NAMES, type Tracer } from './hypercalls.ts'
 import { describeTrap, type Trap } from './trap.ts'
@@ -40,14 +40,14 @@ export type CellParts = Pick<Context, 'args' | 'env' | 'clock' | 'entropy' | 'io
   /** Pages that its memory may grow to, at most WASM_PAGES_MAX. */
   readonly memoryPagesMax: number
   readonly tracer?: Tracer | undefined
+  /** Answers are counted here, by HYPERCALL_NAMES. */
+  readonly counts: Uint32Array
 }
-
-type EntryPoint = () => Promise<unknown>
 
 /** One running program. */
 export class Cell {
   readonly context: Context
-  readonly counts = new Uint32Array(HYPERCALL_NAMES.length)
+  readonly counts: Uint32Array
   readonly instance: WebAssembly.Instance
   readonly #executable: Executable
   readonly #createdAt = performance.now()
@@ -57,12 +57,14 @@ export class Cell {
   /** Throws CellarError when the memory can't be had or the module's own initialisers trap. */
   constructor(executable: Executable, parts: CellParts) {
     this.#executable = executable
+    this.counts = parts.counts
     const memory = createMemory(executable, parts.memoryPagesMax)
     const context = new Context({ ...parts, memory: new GuestMemory(memory) })
     this.context = context
     const gate = this.#instantiateGate(parts.tracer)
-    const imports: Record<string, Record<string, WebAssembly.ImportValue>> = { cellar: { memory } }
-    const wasi: Record<string, WebAssembly.ImportValue> = imports['wasi_snapshot_preview1'] = {}
+    const wasi: Record<string, WebAssembly.ImportValue> = {}
+    const imports: Record<string, Record<string, WebAssembly.ImportValue>> = { wasi_snapshot_preview1: wasi }
+    if (executable.memory !== undefined) imports[executable.memory.module] = { [executable.memory.name]: memory }
     for (const name of executable.hypercalls) {
       wasi[name] = isGated(name) ? gate[name]! : bind(name, context, this.counts, parts.tracer)
     }
@@ -75,20 +77,33 @@ export class Cell {
     this.instance = new WebAssembly.Instance(executable.module, imports)
   }
 
-  /** Runs the program from its entry (`_start`) to its end, and releases what it holds. Call once. */
-  async run(entry = '_start'): Promise<Outcome> {
-    const outcome = await this.#enter(entry)
-    this.release()
-    return outcome
+  /**
+   * Runs the program to its end and releases what it holds. `body` makes the calls: `_start`, unless the program is a
+   * library. Call once.
+   */
+  async run(body = (cell: Cell): Promise<unknown> => cell.call('_start')): Promise<Outcome> {
+    const { context } = this
+    try {
+      if (this.#executable.start !== undefined) await this.call(this.#executable.start)
+      await body(this)
+      return { kind: 'exit', code: 0 }
+    } catch (error) {
+      if (context.bug !== undefined) throw context.bug
+      return context.end ?? describeTrap(error, context.stub, this.#executable)
+    } finally {
+      this.release()
+    }
   }
 
-  /** Calls one export with numbers, as a vCPU of this cell: for programs that are libraries. One call at a time. */
+  /** Calls one export on the cell's vCPU. One call at a time. */
   async call(name: string, ...args: (number | bigint)[]): Promise<unknown> {
     const { context } = this
-    const target = WebAssembly.promising(this.instance.exports[name] as (...args: unknown[]) => unknown)
+    const enter = WebAssembly.promising(this.instance.exports[name] as (...args: unknown[]) => unknown) as
+      (...args: unknown[]) => Promise<unknown>
+    this.#startedAt ||= performance.now()
     context.enter()
     try {
-      return await target(...args)
+      return await enter(...args)
     } finally {
       context.leave()
     }
@@ -114,25 +129,6 @@ export class Cell {
     }
   }
 
-  async #enter(entry: string): Promise<Outcome> {
-    const { context, instance: { exports } } = this
-    const names = this.#executable.hasStart ? [RESERVED_START, entry] : [entry]
-    try {
-      for (const name of names) {
-        const enter = WebAssembly.promising(exports[name] as () => void) as EntryPoint
-        this.#startedAt ||= performance.now()
-        context.enter()
-        await enter()
-        context.leave()
-      }
-      return { kind: 'exit', code: 0 }
-    } catch (error) {
-      context.leave()
-      if (context.bug !== undefined) throw context.bug
-      return context.end ?? describeTrap(error, context.stub, this.#executable)
-    }
-  }
-
   #instantiateGate(tracer: Tracer | undefined): Record<string, WebAssembly.ExportValue> {
     const { context, counts } = this
     const hypercall: Record<string, WebAssembly.ImportValue> = {}
@@ -140,7 +136,7 @@ export class Cell {
       if (isGated(name)) hypercall[name] = bind(name, context, counts, tracer)
     }
     const vcpu = {
-      wait: new WebAssembly.Suspending(() => { context.leave(); return context.parked() }),
+      wait: new WebAssembly.Suspending(() => { context.leave(); return context.parked() }) as unknown as WebAssembly.ImportValue,
       resumed: () => { context.enter(); return context.end === undefined ? 0 : 1 },
     }
     return new WebAssembly.Instance(this.#executable.gate, { hypercall, vcpu }).exports as Record<string, WebAssembly.ExportValue>

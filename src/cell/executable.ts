@@ -16,14 +16,10 @@ export type Executable = {
   readonly hypercalls: readonly HypercallName[]
   /** Imports beyond the hypercalls, which end the guest when called. */
   readonly stubs: readonly { readonly module: string; readonly name: string }[]
-  /** Pages of its memory: what it starts with, and the most that it names itself. Undefined: it has none. */
-  readonly memory: { readonly min: number; readonly max: number | undefined } | undefined
-  /** True if the module had a start function: called before anything else. */
-  readonly hasStart: boolean
+  /** The import that is its memory: the pages it starts with, and the most that it names itself. */
+  readonly memory: { readonly module: string; readonly name: string; readonly min: number; readonly max: number | undefined } | undefined
+  /** The export to call before anything else: what was the module's start function. */
+  readonly start: string | undefined
   /** A byte offset in the prepared module's code, less this, is one in the program's file. */
   readonly codeOffsetDelta: number
 }
-
-/** The module name under which a guest's memory and the hypervisor's exports stand. */
-export const RESERVED_MODULE = 'cellar'
-export const RESERVED_START = 'cellar:start'

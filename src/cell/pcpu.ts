@@ -13,7 +13,7 @@ import { RIGHTS_CHANGING, RIGHTS_DIRECTORY, RIGHTS_FILE, RIGHTS_LISTENER, RIGHTS
 import { Descriptors } from '../wasi/p1/descriptors.ts'
 import { Cell, type CellParts } from './cell.ts'
 import type { Executable } from './executable.ts'
-import { loadHypercalls, type Tracer } from './hypercalls.ts'
+import { HYPERCALL_NAMES, loadHypercalls, type Tracer } from './hypercalls.ts'
 
 /** What a guest is granted. Plain data: it can be posted to a worker. */
 export type Grants = {
@@ -31,6 +31,9 @@ export type Grants = {
 /** The three streams of a cell's console. */
 export type Console = { readonly stdin: Descriptor; readonly stdout: Descriptor; readonly stderr: Descriptor }
 
+/** How a cell is watched: a tracer, and where its answers are counted (by HYPERCALL_NAMES). */
+export type Watch = { readonly tracer?: Tracer | undefined; readonly counts?: Uint32Array }
+
 /** One thread's share of the hypervisor. */
 export class Pcpu {
   readonly #iovecs = new Iovecs()
@@ -40,14 +43,14 @@ export class Pcpu {
    * Makes a cell: opens what it is granted, then its memory and instance. Nothing of the guest runs before `run`.
    * Throws CellarError, and then holds nothing.
    */
-  async create(executable: Executable, grants: Grants, console: Console, tracer?: Tracer): Promise<Cell> {
+  async create(executable: Executable, grants: Grants, console: Console, watch: Watch = {}): Promise<Cell> {
     await loadHypercalls(executable.hypercalls)
     const descriptors = new Descriptors()
     try {
       addStreams(descriptors, console)
       if (grants.volumes !== undefined && grants.volumes.length > 0) await addVolumes(descriptors, grants.volumes)
       if (grants.listen !== undefined && grants.listen.length > 0) await addListeners(descriptors, grants.listen)
-      return this.createNow(executable, grants, descriptors, tracer)
+      return this.createNow(executable, grants, descriptors, watch)
     } catch (error) {
       descriptors.closeAll()
       throw error
@@ -55,7 +58,7 @@ export class Pcpu {
   }
 
   /** As `create`, with descriptors that are already open and hypercalls that are already loaded: one synchronous step. */
-  createNow(executable: Executable, grants: Grants, descriptors: Descriptors, tracer?: Tracer): Cell {
+  createNow(executable: Executable, grants: Grants, descriptors: Descriptors, { tracer, counts }: Watch = {}): Cell {
     const parts: CellParts = {
       args: grants.args.map(terminated),
       env: grants.env.map(([name, value]) => terminated(`${name}=${value}`)),
@@ -65,6 +68,7 @@ export class Pcpu {
       descriptors,
       memoryPagesMax: grants.memoryPagesMax ?? WASM_PAGES_MAX,
       tracer,
+      counts: counts ?? new Uint32Array(HYPERCALL_NAMES.length),
     }
     return new Cell(executable, parts)
   }

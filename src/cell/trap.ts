@@ -15,14 +15,15 @@ export type Trap = { readonly kind: 'trap'; readonly reason: string; readonly fr
 
 Error.stackTraceLimit = Math.max(Error.stackTraceLimit, TRAP_FRAMES_MAX)
 
-const FRAME = /^\s*at (?:(.+) \()?wasm:\/\/.*wasm-function\[(\d+)\]:0x([0-9a-f]+)\)?$/
+const FRAME = /^\s*at (?:(.+) \()?wasm:\/\/wasm\/(?:(.*)-)?[0-9a-f]+:wasm-function\[(\d+)\]:0x([0-9a-f]+)\)?$/
 
 /** The trap behind an exception that left the guest. `stub` is the name of a stub that it called, if it did. */
 export function describeTrap(error: unknown, stub: string | undefined, executable: Executable): Trap {
   return {
     kind: 'trap',
     reason: stub === undefined ? reasonOf(error) : `called ${stub}, which is a stub`,
-    frames: framesOf((error as Error | undefined)?.stack ?? '', executable.codeOffsetDelta),
+    // A stub traps in the gate: that frame is ours.
+    frames: framesOf((error as Error | undefined)?.stack ?? '', executable.codeOffsetDelta).slice(stub === undefined ? 0 : 1),
   }
 }
 
@@ -37,9 +38,10 @@ function framesOf(stack: string, delta: number): Frame[] {
   const frames: Frame[] = []
   for (const line of stack.split('\n')) {
     const match = FRAME.exec(line)
-    if (match === null || line.includes('wasm://wasm/gate')) continue
-    const [, name = '', index, offset] = match
-    frames.push({ name: name.replace(/^wasm\./, ''), index: Number(index), offset: Number.parseInt(offset!, 16) - delta })
+    if (match === null) continue
+    const [, name = '', module = '', index, offset] = match
+    // V8 writes MODULE.FUNCTION if the name section names the module, too.
+    frames.push({ name: name.startsWith(`${module}.`) ? name.slice(module.length + 1) : name, index: Number(index), offset: Number.parseInt(offset!, 16) - delta })
   }
   return frames.slice(0, TRAP_FRAMES_MAX)
 }

@@ -10,6 +10,7 @@ import { CellarError } from '../base/errors.ts'
 import { WASM_PAGE_BYTES, WASM_PAGES_MAX } from '../base/limits.ts'
 import { parseDuration, parseSize } from '../base/units.ts'
 import type { Outcome } from '../cell/cell.ts'
+import type { Call } from '../cell/library.ts'
 import { loadExecutable } from '../cell/load.ts'
 import { Pcpu, type Grants } from '../cell/pcpu.ts'
 import { StandardInput, StandardOutput } from '../services/console/stdio.ts'
@@ -42,9 +43,6 @@ export type Launch = {
   readonly calls?: readonly Call[]
 }
 
-/** One call of a library's export. Strings and lists of strings are passed as the component ABI does. */
-export type Call = { readonly call: string; readonly with: readonly (number | string | readonly string[])[] }
-
 /** Runs the program: its exit status. */
 export async function run(argv: readonly string[]): Promise<number> {
   const parsed = parseFlags(argv, RUN_FLAGS)
@@ -64,10 +62,10 @@ export async function run(argv: readonly string[]): Promise<number> {
 
 async function runHere(launch: Launch, trace: boolean): Promise<number> {
   const executable = loadExecutable(launch.program, { stubs: launch.stubs, library: launch.calls !== undefined })
-  const tracer = trace ? traceToStderr() : undefined
+  const tracer = trace ? (await import('../cell/trace.ts')).traceToStderr() : undefined
   const console = { stdin: new StandardInput(0), stdout: new StandardOutput(1), stderr: new StandardOutput(2) }
-  const cell = await new Pcpu().create(executable, launch.grants, console, tracer)
-  const outcome = launch.calls === undefined ? await cell.run() : await (await import('../cell/library.ts')).runLibrary(cell, launch.calls)
+  const cell = await new Pcpu().create(executable, launch.grants, console, { tracer })
+  const outcome = launch.calls === undefined ? await cell.run() : await (await import('../cell/library.ts')).runLibrary(cell, launch.program, launch.calls)
   return report(launch.program, outcome)
 }
 
@@ -129,12 +127,6 @@ function duration(flag: string, text: string): number {
   const ns = parseDuration(text)
   if (ns === undefined || ns < 1) throw new CellarError('FLAG_VALUE_INVALID', [flag, text, 'a duration above 0, such as 5s or 250ms'])
   return ns
-}
-
-/** A tracer that writes a line for each hypercall, with the time since it was made. */
-export function traceToStderr(): (line: string) => void {
-  const start = performance.now()
-  return (line) => void process.stderr.write(`[${(performance.now() - start).toFixed(3).padStart(10)} ms] ${line}\n`)
 }
 
 /**

@@ -34,6 +34,17 @@ export interface Descriptor {
   write?(iovecs: Iovecs): number
   stat?(): Stat | number
 
+  /** Files only: as read and write, at `offset`; the current offset stays. */
+  pread?(iovecs: Iovecs, offset: number): number
+  pwrite?(iovecs: Iovecs, offset: number): number
+  /** Files only: moves the current offset (`whence`: 0 start, 1 current, 2 end) and answers where it is. */
+  seek?(offset: number, whence: number): number
+  advise?(offset: number, length: number, advice: number): number
+  allocate?(offset: number, length: number): number
+  setAppend?(append: boolean): number
+  /** Files and folders: what was written is on the disk when this resolves, to 0 or a negated errno. */
+  sync?(dataOnly: boolean): Promise<number>
+
   /** Bytes that read() would give now without waiting (1 if unknown but some); 0 at the end; -EAGAIN if it would wait. */
   pollRead?(): number
   /** Bytes that write() would take now (1 if unknown but some), or -EAGAIN. */

@@ -1,8 +1,8 @@
 // sys/linux_files.ts: the system calls on files, as their manual pages name them.
 //
 // A path is bytes without a NUL, shorter than PATH_BYTES_MAX: the caller has checked that (a longer one is a bug and
-// throws). Answers are as everywhere in sys: ≥ 0, or a negated errno of base/errno.ts. Offsets are JavaScript numbers,
-// exact up to 2^53, except where they are cookies of the kernel. Elsewhere: how calls are made (libc.ts).
+// throws). Answers are as everywhere in sys: ≥ 0, or a negated errno of base/errno.ts. Offsets are numbers, exact up to
+// 2^53, except where they are cookies of the kernel. Elsewhere: how calls are made (libc.ts).
 //
 // Hot path in readv and writev: nothing is allocated for an offset that is a constant.
 
@@ -22,6 +22,8 @@ export const O_PATH = 0o10000000
 export const RESOLVE_NO_MAGICLINKS = 0x02
 export const RESOLVE_BENEATH = 0x08
 
+/** As a directory descriptor: the current folder. */
+export const AT_FDCWD = -100
 export const AT_SYMLINK_NOFOLLOW = 0x100
 export const AT_REMOVEDIR = 0x200
 export const AT_EMPTY_PATH = 0x1000
@@ -76,9 +78,9 @@ const scratch = new Scratch(IOVECS + IOVECS_MAX * 16)
 const kernelIovecs = new Uint32Array(scratch.bytes.buffer, IOVECS, IOVECS_MAX * 4)
 
 // Addresses of the places above, taken once: a BigInt for each call would be an allocation.
-let at: { a: bigint; b: bigint; how: bigint; times: bigint; statx: bigint; link: bigint; entries: bigint; iovecs: bigint }
-  | undefined
-function places(): NonNullable<typeof at> {
+type Places = Record<'a' | 'b' | 'how' | 'times' | 'statx' | 'link' | 'entries' | 'iovecs', bigint>
+let at: Places | undefined
+function places(): Places {
   if (at !== undefined) return at
   const base = scratch.address
   const place = (offset: number) => base + BigInt(offset)
@@ -107,7 +109,8 @@ export function openat2(dirfd: number, path: Uint8Array, flags: number, mode: nu
   put(PATH_A, path)
   const { view } = scratch
   view.setUint32(OPEN_HOW, (flags | O_CLOEXEC) >>> 0, true)
-  view.setUint32(OPEN_HOW + 8, mode, true)
+  // The kernel refuses a mode where nothing may be created.
+  view.setUint32(OPEN_HOW + 8, (flags & O_CREAT) !== 0 ? mode : 0, true)
   view.setUint32(OPEN_HOW + 16, resolve, true)
   return answer(Number(native.syscall(SYS_openat2, BigInt(dirfd), places().a, places().how, 24n)))
 }
@@ -121,11 +124,12 @@ export function close(fd: number): number {
  * Zero ranges, or an empty memory, still ask the kernel whether `fd` may be read.
  */
 export function readv(
-  fd: number, memory: Uint8Array, offsets: Uint32Array, lengths: Uint32Array, count: number, offset: bigint, flags: number,
+  fd: number, memory: Uint8Array, offsets: Uint32Array, lengths: Uint32Array, count: number,
+  offset: bigint, flags: number,
 ): number {
   if (!point(memory, offsets, lengths, count)) return -EFAULT
-  // SAFETY: `point` proved that every range is inside `memory`. It can't be unmapped before the call returns: WebAssembly
-  // memory never shrinks, and its guest, the only one to grow it, doesn't run meanwhile.
+  // SAFETY: `point` proved that every range is inside `memory`. It can't be unmapped before the call returns:
+  // WebAssembly memory never shrinks, and its guest, the only one to grow it, doesn't run meanwhile.
   return answer(native.preadv2(fd, places().iovecs, count, offset, flags))
 }
 

@@ -83,8 +83,7 @@ function walk(bytes: Uint8Array): Section[] {
     const { offset, end } = extent(bytes, start, where)
     const reader = new Reader(bytes, offset, end, where)
     sections.push(id === SECTION_CUSTOM
-      // The name is read as V8 does: leniently, since nothing that runs depends on it.
-      ? { id, name: reader.name(true), start, offset: reader.at, end } : { id, start, offset, end })
+      ? { id, name: reader.name(), start, offset: reader.at, end } : { id, start, offset, end })
     start = end
   }
   return sections
@@ -96,7 +95,8 @@ function extent(bytes: Uint8Array, start: number, where: string): { offset: numb
   try {
     length = reader.u32()
   } catch (error) {
-    if (reader.at < bytes.length || !(error instanceof MalformedModule) || bytes[reader.at - 1]! < 0x80) throw error
+    const ended = reader.at === bytes.length && (reader.at === start + 1 || bytes[reader.at - 1]! >= 0x80)
+    if (!ended) throw error
     throw new MalformedModule({ offset: reader.at, where, truncated: true }, 'the file ends in its length')
   }
   const missing = length - (bytes.length - reader.at)

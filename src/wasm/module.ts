@@ -8,7 +8,7 @@
 // Elsewhere: reading it from bytes (decode.ts), custom sections that tools write (names.ts), rewriting (prepare.ts).
 
 import { SECTION_CUSTOM, SECTION_FUNCTION } from './encode.ts'
-import { Reader } from './reader.ts'
+import { MalformedModule, Reader } from './reader.ts'
 
 /** A module. It refers to the bytes that it was decoded from; they must not change. */
 export type Module = {
@@ -86,21 +86,33 @@ export function customSection(module: Module, name: string): Section | undefined
 }
 
 /**
- * The type of function `index`, or undefined if there is no such function or its type isn't a function's. Defined
- * functions are looked up in the bytes: a module may have a million of them, and few are ever asked for.
+ * A look-up of functions' types by index; undefined if there is no such function or its type isn't a function's. The
+ * function section is read here and not in decode.ts, since it may have a million entries that few ask for; what is
+ * malformed in it ends it, and V8 refuses such a module when it compiles.
  */
-export function functionType(module: Module, index: number): FuncType | undefined {
-  const imported = importsOf(module, 'func')
-  let type = imported[index]?.type
-  const section = sectionOf(module, SECTION_FUNCTION)
-  if (type === undefined && section !== undefined && index - imported.length < module.functionCount) {
-    const reader = new Reader(module.bytes, section.offset, section.end, 'function section')
-    reader.u32()
-    for (let skipped = imported.length; skipped < index; skipped++) reader.skipLeb(32)
-    type = reader.u32()
+export function functionTypes(module: Module): (index: number) => FuncType | undefined {
+  const imported = importsOf(module, 'func').map((one) => one.type)
+  const defined = definedTypes(module)
+  return (index) => {
+    const type = index < imported.length ? imported[index] : defined[index - imported.length]
+    const found = type === undefined ? undefined : module.types[type]
+    return found?.kind === 'func' ? found : undefined
   }
-  const found = type === undefined ? undefined : module.types[type]
-  return found?.kind === 'func' ? found : undefined
+}
+
+function definedTypes(module: Module): Uint32Array {
+  const section = sectionOf(module, SECTION_FUNCTION)
+  if (section === undefined) return new Uint32Array()
+  const reader = new Reader(module.bytes, section.offset, section.end, 'function section')
+  // The count is an allegation: each entry takes at least a byte.
+  const types = new Uint32Array(Math.min(reader.u32(), section.end - reader.at))
+  let count = 0
+  try {
+    for (; count < types.length; count++) types[count] = reader.u32()
+  } catch (error) {
+    if (!(error instanceof MalformedModule)) throw error
+  }
+  return types.subarray(0, count)
 }
 
 /** '(i32, i64) -> i32'; '() -> ()'. */

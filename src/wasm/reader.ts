@@ -111,14 +111,14 @@ export class Reader {
     }
   }
 
-  /** A name: its length, then UTF-8. Names are refused if they are not UTF-8, unless `lossy`. */
-  name(lossy = false): string {
+  /** A name: its length, then UTF-8. */
+  name(): string {
     const length = this.u32()
     const start = this.skip(length)
     const text = ascii(this.bytes, start, length)
     if (text !== undefined) return text
     try {
-      return (lossy ? UTF8_LOSSY : UTF8).decode(this.bytes.subarray(start, start + length))
+      return UTF8.decode(this.bytes.subarray(start, start + length))
     } catch {
       return this.fail('a name is not UTF-8', start)
     }
@@ -142,4 +142,3 @@ function ascii(bytes: Uint8Array, start: number, length: number): string | undef
 }
 
 const UTF8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
-const UTF8_LOSSY = new TextDecoder('utf-8', { ignoreBOM: true })

@@ -3,7 +3,7 @@
 // A node:net socket lives on the event loop of the pCPU's thread; nothing here blocks. Two bounded buffers lie between
 // it and the guest, SOCKET_BUFFER_BYTES_MAX each:
 //
-//   peer → kernel → [Node's stream] → #chunks → recv() → guest     full: the socket is paused, the kernel's window closes
+//   peer → kernel → [Node's stream] → #chunks → recv() → guest   full: we stop reading, the kernel's window closes
 //   guest → send() → [socket.writableLength] → kernel → peer       full: -EAGAIN until half of it has left
 //
 // Received bytes are copied once, from the buffer the kernel wrote to into guest memory. Sent bytes are copied once,
@@ -32,7 +32,7 @@ import type { Waker } from '../wait_queue.ts'
 /** Charged for each buffered piece, for the objects that hold it. */
 const PIECE_BYTES = 256
 
-/** A paused stream of Node still takes its high-water mark and one read of the kernel, 64 KiB each: part of our limit. */
+/** A paused stream of Node still takes its high-water mark and one read, 64 KiB each: part of our limit. */
 const PAUSE_BYTES = SOCKET_BUFFER_BYTES_MAX - 2 * 65_536
 
 /** How long a closed connection may take to send what it has accepted. A peer that takes nothing is then dropped. */
@@ -73,6 +73,8 @@ export class Connection implements Descriptor {
   #readEnded = false
   /** What comes is dropped: after shutdown for reading and after close. */
   #dropping = false
+  /** Something was left unread or dropped: close() must wait for the peer's FIN. */
+  #lingers = false
 
   /** Writes that Node has not called back. */
   #writes = 0
@@ -207,12 +209,12 @@ export class Connection implements Descriptor {
     if (this.#socket.destroyed) return
     closing.add(this)
     // Paused means that the kernel holds unread data, too.
-    const linger = this.#unread > 0 || this.#paused
-    if (linger || this.#socket.writableLength > 0) this.#destroyIn(CLOSING_MS_MAX)
+    if (this.#unread > 0 || this.#paused) this.#lingers = true
+    if (this.#lingers || this.#socket.writableLength > 0) this.#destroyIn(CLOSING_MS_MAX)
     this.#writeEnded = true
     this.#drop()
     const sent = (): void => {
-      if (!linger || this.#socket.readableEnded) this.#socket.destroy()
+      if (!this.#lingers || this.#socket.readableEnded) this.#socket.destroy()
       else this.#destroyIn(LINGER_MS_MAX)
     }
     if (this.#socket.writableFinished) sent()
@@ -227,7 +229,10 @@ export class Connection implements Descriptor {
 
   // Has the kernel's data of one read.
   #receive(chunk: Buffer): void {
-    if (this.#dropping) return
+    if (this.#dropping) {
+      this.#lingers = true
+      return
+    }
     this.#chunks.push(chunk)
     this.#unread += chunk.length
     if (!this.#paused && this.#held() >= PAUSE_BYTES) {

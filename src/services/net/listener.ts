@@ -41,7 +41,8 @@ export function parseListen(spec: string): { host: string; port: number } {
   const host = bracketed ?? name ?? ''
   const valid = bracketed === undefined ? isIPv4(host) || /[A-Za-z]/.test(host) : isIPv6(host)
   if (match === null || !valid || port > 65_535) {
-    throw new CellarError('FLAG_VALUE_INVALID', ['--listen', spec, 'tcp:HOST:PORT, such as tcp:127.0.0.1:8080 or tcp:[::1]:0'])
+    const want = 'tcp:HOST:PORT, such as tcp:127.0.0.1:8080 or tcp:[::1]:0'
+    throw new CellarError('FLAG_VALUE_INVALID', ['--listen', spec, want])
   }
   return { host, port }
 }

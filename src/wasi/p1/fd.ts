@@ -4,9 +4,7 @@
 // Hot path in fd_read and fd_write: no allocation, no closures. Everything is checked before anything moves.
 
 import { EAGAIN, EBADF, EINVAL, ENOTCAPABLE, ENOTDIR, ENOTSUP, EOVERFLOW, EPIPE, ESPIPE, ESUCCESS, ENAMETOOLONG } from '../../base/errno.ts'
-import { FILETYPE_SOCKET_STREAM, type Descriptor } from '../../services/descriptor.ts'
-import { Directory } from '../../services/file/directory.ts'
-import { File } from '../../services/file/file.ts'
+import { FILETYPE_DIRECTORY, FILETYPE_REGULAR_FILE, FILETYPE_SOCKET_STREAM } from '../../services/descriptor.ts'
 import * as abi from './abi.ts'
 import { STOP, type Context } from './context.ts'
 import { lacks, type Entry } from './descriptors.ts'
@@ -55,7 +53,7 @@ export function fd_pread(context: Context, fd: number, iovs: number, count: numb
   const lacking = lacks(entry, abi.RIGHTS_FD_READ | abi.RIGHTS_FD_SEEK)
   if (lacking !== 0) return notPositioned(entry, lacking)
   const file = entry!.descriptor
-  if (!(file instanceof File)) return ESPIPE
+  if (file.pread === undefined) return ESPIPE
   const offset = u64(lo, hi)
   const at = context.memory.check(out, 4)
   if (!Number.isSafeInteger(offset) || !context.iovecs.load(context.memory, iovs, count)) return EINVAL
@@ -70,7 +68,7 @@ export function fd_pwrite(context: Context, fd: number, iovs: number, count: num
   const lacking = lacks(entry, abi.RIGHTS_FD_WRITE | abi.RIGHTS_FD_SEEK)
   if (lacking !== 0) return notPositioned(entry, lacking)
   const file = entry!.descriptor
-  if (!(file instanceof File)) return ESPIPE
+  if (file.pwrite === undefined) return ESPIPE
   const offset = u64(lo, hi)
   const at = context.memory.check(out, 4)
   if (!Number.isSafeInteger(offset) || !context.iovecs.load(context.memory, iovs, count)) return EINVAL
@@ -85,12 +83,13 @@ export function fd_seek(context: Context, fd: number, lo: number, hi: number, wh
   const tells = whence === abi.WHENCE_CUR && lo === 0 && hi === 0
   const lacking = lacks(entry, tells ? abi.RIGHTS_FD_TELL : abi.RIGHTS_FD_SEEK)
   if (lacking !== 0) return notPositioned(entry, lacking)
-  if (!(entry!.descriptor instanceof File)) return entry!.descriptor instanceof Directory ? EBADF : ESPIPE
+  const file = entry!.descriptor
+  if (file.seek === undefined) return file.filetype === FILETYPE_DIRECTORY ? EBADF : ESPIPE
   if (whence < abi.WHENCE_SET || whence > abi.WHENCE_END) return EINVAL
   const offset = hi * 4294967296 + (lo >>> 0)
   if (!Number.isSafeInteger(offset)) return offset < 0 ? EINVAL : EOVERFLOW
   context.memory.check(out, 8)
-  const result = entry!.descriptor.seek(offset, whence)
+  const result = file.seek(offset, whence)
   if (result < 0) return -result
   context.memory.setU64Number(out, result)
   return ESUCCESS
@@ -120,23 +119,25 @@ export function fd_advise(context: Context, fd: number, offLo: number, offHi: nu
   const entry = context.descriptors.get(fd)
   const lacking = lacks(entry, abi.RIGHTS_FD_ADVISE)
   if (lacking !== 0) return notPositioned(entry, lacking)
-  if (!(entry!.descriptor instanceof File)) return ESPIPE
+  const file = entry!.descriptor
+  if (file.advise === undefined) return ESPIPE
   if (advice < 0 || advice > 5) return EINVAL
   const offset = u64(offLo, offHi)
   const length = u64(lenLo, lenHi)
   if (!Number.isSafeInteger(offset + length)) return EINVAL
-  return -entry!.descriptor.advise(offset, length, advice)
+  return -file.advise(offset, length, advice)
 }
 
 export function fd_allocate(context: Context, fd: number, offLo: number, offHi: number, lenLo: number, lenHi: number): number {
   const entry = context.descriptors.get(fd)
   const lacking = lacks(entry, abi.RIGHTS_FD_ALLOCATE)
   if (lacking !== 0) return notPositioned(entry, lacking)
-  if (!(entry!.descriptor instanceof File)) return ESPIPE
+  const file = entry!.descriptor
+  if (file.allocate === undefined) return ESPIPE
   const offset = u64(offLo, offHi)
   const length = u64(lenLo, lenHi)
   if (length === 0 || !Number.isSafeInteger(offset + length)) return EINVAL
-  return -entry!.descriptor.allocate(offset, length)
+  return -file.allocate(offset, length)
 }
 
 // fdstat, 24 bytes: filetype u8 @0, flags u16 @2, rights_base u64 @8, rights_inheriting u64 @16.
@@ -161,7 +162,7 @@ export function fd_fdstat_set_flags(context: Context, fd: number, flags: number)
   const changed = flags ^ entry!.flags
   if ((changed & (abi.FDFLAGS_DSYNC | abi.FDFLAGS_RSYNC | abi.FDFLAGS_SYNC)) !== 0) return ENOTSUP
   const { descriptor } = entry!
-  if (descriptor instanceof File) {
+  if ((changed & abi.FDFLAGS_APPEND) !== 0 && descriptor.setAppend !== undefined) {
     const result = descriptor.setAppend((flags & abi.FDFLAGS_APPEND) !== 0)
     if (result < 0) return -result
   }
@@ -208,14 +209,14 @@ function answer(context: Context, at: number, result: number): number {
 
 function mayWait(entry: Entry): boolean {
   // A file's disk is waited for even by a guest that set NONBLOCK, as Linux does: "later" is not an answer for files.
-  return (entry.flags & abi.FDFLAGS_NONBLOCK) === 0 || entry.descriptor instanceof File
+  return (entry.flags & abi.FDFLAGS_NONBLOCK) === 0 || entry.descriptor.filetype === FILETYPE_REGULAR_FILE
 }
 
 function flush(context: Context, fd: number, right: number, dataOnly: boolean): number {
   const entry = context.descriptors.get(fd)
   const lacking = lacks(entry, right)
   if (lacking !== 0) return lacking
-  const descriptor: Descriptor & { sync?(dataOnly: boolean): Promise<number> } = entry!.descriptor
+  const { descriptor } = entry!
   if (descriptor.sync === undefined) return EINVAL
   return context.awaitOperation(async () => -await descriptor.sync!(dataOnly))
 }
@@ -223,7 +224,8 @@ function flush(context: Context, fd: number, right: number, dataOnly: boolean): 
 /** What a stream answers to a call for files: it has no position, whatever its rights. */
 function notPositioned(entry: Entry | undefined, lacking: number): number {
   if (entry === undefined) return EBADF
-  return entry.descriptor instanceof File || entry.descriptor instanceof Directory ? lacking : ESPIPE
+  const { filetype } = entry.descriptor
+  return filetype === FILETYPE_REGULAR_FILE || filetype === FILETYPE_DIRECTORY ? lacking : ESPIPE
 }
 
 function u64(lo: number, hi: number): number {

@@ -14,8 +14,9 @@
 // scan is done again when it is woken. Relative clocks count from the first try, `context.since`.
 //
 // A poll whose deadline has passed at the first try, and that finds no descriptor ready, still gives the event loop one
-// turn: what has arrived at a socket or a console is known to us only after that, and a guest that polls with a zero
-// timeout in a loop would otherwise never see it. Sleeps of zero, with no descriptor in the list, answer at once.
+// turn: what has arrived at a socket is known to us only after that, and a guest that polls with a zero timeout in a
+// loop would otherwise never see it. Nothing is registered for that turn: a console would begin to read, unasked.
+// Sleeps of zero, with no descriptor in the list, answer at once.
 //
 // Hot path: a server polls all its connections each time. No allocation, no closures, numbers and typed arrays only.
 
@@ -34,7 +35,7 @@ import type { Entry } from './descriptors.ts'
 const SUBSCRIPTION_BYTES = 48
 const EVENT_BYTES = 32
 
-/** Waits until one of `count` subscriptions at `input` has happened; the events go to `output`, their number to `out`. */
+/** Waits until one of `count` subscriptions at `input` happens; the events go to `output`, their number to `out`. */
 export function poll_oneoff(context: Context, input: number, output: number, count: number, out: number): number {
   const subscriptions = count >>> 0
   if (subscriptions === 0 || subscriptions > POLL_SUBSCRIPTIONS_MAX) return EINVAL
@@ -50,12 +51,12 @@ export function poll_oneoff(context: Context, input: number, output: number, cou
     context.since = -1
     return EINVAL
   }
-  const onlyClocks = found.count === found.clocks
-  if (found.count === 0 || (first && onlyClocks && found.unready > 0)) {
+  if (found.count === 0) {
     awaitAll(context, start, subscriptions)
     if (found.nearest < Infinity) context.awaitTimer(found.nearest)
     return WAIT
   }
+  if (first && found.unready > 0 && found.count === found.clocks) return context.awaitTimer(0)
   context.since = -1
   writeEvents(context, output >>> 0)
   memory.setU32(out, found.count)

@@ -9,19 +9,14 @@
 import { EAGAIN, EBADF, EINVAL, EMFILE, ENOTCAPABLE, ENOTCONN, ENOTSOCK, ESUCCESS } from '../../base/errno.ts'
 import { FILETYPE_SOCKET_STREAM } from '../../services/descriptor.ts'
 import type { Descriptor } from '../../services/descriptor.ts'
-import { Connection } from '../../services/net/connection.ts'
-import { Listener } from '../../services/net/listener.ts'
+import type { Connection } from '../../services/net/connection.ts'
+import type { Listener } from '../../services/net/listener.ts'
 import {
-  FDFLAGS_NONBLOCK, RIFLAGS_RECV_PEEK, RIFLAGS_RECV_WAITALL, RIGHTS_FD_READ, RIGHTS_FD_WRITE, RIGHTS_LISTENER,
-  RIGHTS_SOCKET, RIGHTS_SOCK_ACCEPT, RIGHTS_SOCK_SHUTDOWN, SDFLAGS_RD, SDFLAGS_WR,
+  FDFLAGS_NONBLOCK, RIFLAGS_RECV_PEEK, RIFLAGS_RECV_WAITALL, RIGHTS_FD_READ, RIGHTS_FD_WRITE, RIGHTS_SOCKET,
+  RIGHTS_SOCK_ACCEPT, RIGHTS_SOCK_SHUTDOWN, SDFLAGS_RD, SDFLAGS_WR,
 } from './abi.ts'
 import type { Context } from './context.ts'
 import type { Entry } from './descriptors.ts'
-
-/** The entry of a listening socket that a cell is granted. */
-export function listenerEntry(listener: Listener): Entry {
-  return { descriptor: listener, rightsBase: RIGHTS_LISTENER, rightsInheriting: RIGHTS_SOCKET, flags: 0 }
-}
 
 /** Accepts a connection on the listening socket `fd`; its number goes to `out`. */
 export function sock_accept(context: Context, fd: number, fdflags: number, out: number): number {
@@ -29,7 +24,7 @@ export function sock_accept(context: Context, fd: number, fdflags: number, out: 
   const refusal = refuses(entry, RIGHTS_SOCK_ACCEPT)
   if (refusal !== ESUCCESS) return refusal
   const listener = entry!.descriptor
-  if (!(listener instanceof Listener) || (fdflags & ~FDFLAGS_NONBLOCK) !== 0) return EINVAL
+  if (!isListener(listener) || (fdflags & ~FDFLAGS_NONBLOCK) !== 0) return EINVAL
   context.memory.check(out, 4)
   if (listener.pollRead() < 0) return wouldBlock(context, entry!) ?? context.awaitReadable(listener)
 
@@ -44,7 +39,7 @@ export function sock_accept(context: Context, fd: number, fdflags: number, out: 
   return ESUCCESS
 }
 
-/** Receives from the connection `fd` into the iovecs at `data`; the count goes to `outLength`, `roflags` to `outFlags`. */
+/** Receives from connection `fd` into the iovecs at `data`; the count goes to `outLength`, roflags to `outFlags`. */
 export function sock_recv(
   context: Context, fd: number, data: number, dataLength: number, riflags: number, outLength: number, outFlags: number,
 ): number {
@@ -52,7 +47,7 @@ export function sock_recv(
   const refusal = refuses(entry, RIGHTS_FD_READ)
   if (refusal !== ESUCCESS) return refusal
   const connection = entry!.descriptor
-  if (!(connection instanceof Connection)) return ENOTCONN
+  if (!isConnection(connection)) return ENOTCONN
   if ((riflags & ~(RIFLAGS_RECV_PEEK | RIFLAGS_RECV_WAITALL)) !== 0) return EINVAL
   const { memory, iovecs } = context
   memory.check(outLength, 4)
@@ -61,7 +56,9 @@ export function sock_recv(
 
   const waitAll = (riflags & RIFLAGS_RECV_WAITALL) !== 0 && (entry!.flags & FDFLAGS_NONBLOCK) === 0
   const peek = (riflags & RIFLAGS_RECV_PEEK) !== 0
-  const count = waitAll ? receiveAll(context, connection, peek) : peek ? connection.peek(iovecs) : connection.recv(iovecs)
+  const count = waitAll ? receiveAll(context, connection, peek)
+    : peek ? connection.peek(iovecs)
+    : connection.recv(iovecs)
   if (count === -EAGAIN) return wouldBlock(context, entry!) ?? context.awaitReadable(connection)
   if (count < 0) return -count
   memory.setU32(outLength, count)
@@ -69,7 +66,7 @@ export function sock_recv(
   return ESUCCESS
 }
 
-/** Sends the iovecs at `data` through the connection `fd`; how many bytes were accepted goes to `outLength`. */
+/** Sends the iovecs at `data` through connection `fd`; how many bytes were accepted goes to `outLength`. */
 export function sock_send(
   context: Context, fd: number, data: number, dataLength: number, siflags: number, outLength: number,
 ): number {
@@ -77,7 +74,7 @@ export function sock_send(
   const refusal = refuses(entry, RIGHTS_FD_WRITE)
   if (refusal !== ESUCCESS) return refusal
   const connection = entry!.descriptor
-  if (!(connection instanceof Connection)) return ENOTCONN
+  if (!isConnection(connection)) return ENOTCONN
   if (siflags !== 0) return EINVAL
   const { memory, iovecs } = context
   memory.check(outLength, 4)
@@ -96,7 +93,7 @@ export function sock_shutdown(context: Context, fd: number, sdflags: number): nu
   const refusal = refuses(entry, RIGHTS_SOCK_SHUTDOWN)
   if (refusal !== ESUCCESS) return refusal
   const connection = entry!.descriptor
-  if (!(connection instanceof Connection)) return ENOTCONN
+  if (!isConnection(connection)) return ENOTCONN
   if (sdflags === 0 || (sdflags & ~(SDFLAGS_RD | SDFLAGS_WR)) !== 0) return EINVAL
   return -connection.shutdown({ read: (sdflags & SDFLAGS_RD) !== 0, write: (sdflags & SDFLAGS_WR) !== 0 })
 }
@@ -141,9 +138,13 @@ function receiveAll(context: Context, connection: Connection, peek: boolean): nu
 function refuses(entry: Entry | undefined, rights: number): number {
   if (entry === undefined) return EBADF
   if (entry.descriptor.filetype !== FILETYPE_SOCKET_STREAM) return ENOTSOCK
-  if (entry.descriptor instanceof Listener && rights !== RIGHTS_SOCK_ACCEPT) return ENOTCONN
-  if (entry.descriptor instanceof Connection && rights === RIGHTS_SOCK_ACCEPT) return EINVAL
+  if (isListener(entry.descriptor) && rights !== RIGHTS_SOCK_ACCEPT) return ENOTCONN
+  if (isConnection(entry.descriptor) && rights === RIGHTS_SOCK_ACCEPT) return EINVAL
   return (entry.rightsBase & rights) === rights ? ESUCCESS : ENOTCAPABLE
 }
+
+// By what they can do, not by class: node:net is then loaded for guests only that are granted a socket.
+function isListener(descriptor: Descriptor): descriptor is Listener { return 'accept' in descriptor }
+function isConnection(descriptor: Descriptor): descriptor is Connection { return 'recv' in descriptor }
 
 const NUMBER_TAKEN: Descriptor = { filetype: FILETYPE_SOCKET_STREAM, close: () => {} }

@@ -1,0 +1,244 @@
+// services/file/directory.ts: an open folder of a volume, and all that is done by path beneath it.
+//
+// Every path is resolved beneath this folder (resolve.ts). A call that changes a folder resolves the folder that holds
+// the last name, then acts on that one name, which the kernel doesn't follow: create, remove, rename, link. A call
+// about a thing opens it with O_PATH and asks the descriptor. So nothing is checked by one lookup and used by another.
+//
+// A folder below a volume is a root of its own: a guest that passes it on passes on nothing above it.
+// A changing call on a read-only volume is answered EROFS, whatever rights the caller thinks it has.
+
+import { EEXIST, EINVAL, ENOENT, ENOTSUP, EPERM, EROFS } from '../../base/errno.ts'
+import * as sys from '../../sys/linux_files.ts'
+import { FILETYPE_DIRECTORY, FILETYPE_UNKNOWN, type Descriptor, type Stat } from '../descriptor.ts'
+import { filetypeOf, statOf, timesOf, type Times } from './attributes.ts'
+import { File, flush } from './file.ts'
+import { SLASH, isDots, refusePath, splitPath, withSlash } from './paths.ts'
+import { openBeneath, type Resolver } from './resolve.ts'
+
+/** How open() opens. Whether that makes sense is checked: a folder can't be written, a trailing slash can't create. */
+export type OpenHow = {
+  read: boolean; write: boolean; append: boolean
+  create: boolean; exclusive: boolean; truncate: boolean
+  /** Only a folder will do. */
+  directory: boolean
+  /** Follow a symbolic link that is the last name. */
+  follow: boolean
+  /** Each write is on the disk before it is answered: its data, or everything. */
+  sync: 'none' | 'data' | 'all'
+}
+
+/** Called for each entry of a folder: the cookie after it; false ends the listing. `name` is good until it returns. */
+export type Visit = (next: bigint, ino: bigint, filetype: number, name: Uint8Array) => boolean
+
+/** What all folders of a volume share. */
+export type VolumeModes = { readOnly: boolean; resolver: Resolver }
+
+/** An open folder. */
+export class Directory implements Descriptor {
+  readonly filetype = FILETYPE_DIRECTORY
+  readonly #fd: number
+  readonly #volume: VolumeModes
+  #busy = 0
+  #closed = false
+
+  /** Takes over the host's descriptor `fd`, a folder opened for reading. */
+  constructor(fd: number, volume: VolumeModes) {
+    this.#fd = fd
+    this.#volume = volume
+  }
+
+  /** True if nothing beneath may be changed. */
+  get readOnly(): boolean { return this.#volume.readOnly }
+
+  /** Opens a regular file or a folder; anything else (device, FIFO, socket) is refused with -ENOTSUP. */
+  open(path: Uint8Array, how: OpenHow): File | Directory | number {
+    const refused = refusePath(path)
+    if (refused !== 0) return -refused
+    if (how.directory && how.create) return -EINVAL
+    let flags = openFlags(how)
+    if (this.readOnly) {
+      if (how.write || how.truncate) return -EROFS
+      flags &= ~(sys.O_CREAT | sys.O_EXCL)
+    }
+    const fd = this.#beneath(path, flags, 0o666)
+    if (this.readOnly && how.create) {
+      if (fd === -ENOENT) return -EROFS
+      if (fd >= 0 && how.exclusive) {
+        sys.close(fd)
+        return -EEXIST
+      }
+    }
+    return fd < 0 ? fd : this.#opened(fd, how)
+  }
+
+  #opened(fd: number, how: OpenHow): File | Directory | number {
+    const result = sys.statx(fd, NOTHING, sys.AT_EMPTY_PATH)
+    const kind = sys.statxMode() & sys.S_IFMT
+    if (result === 0 && kind === sys.S_IFREG) {
+      const { append, write } = how
+      return new File(fd, { readable: how.read || !write, writable: write, append, readOnlyVolume: this.readOnly })
+    }
+    if (result === 0 && kind === sys.S_IFDIR) return new Directory(fd, this.#volume)
+    sys.close(fd)
+    return result < 0 ? result : -ENOTSUP
+  }
+
+  mkdir(path: Uint8Array): number {
+    return this.#change(path, (folder, name) => sys.mkdirat(folder, name, 0o777))
+  }
+
+  rmdir(path: Uint8Array): number {
+    return this.#change(path, (folder, name) => sys.unlinkat(folder, name, sys.AT_REMOVEDIR))
+  }
+
+  /** Removes a name of anything but a folder. */
+  unlink(path: Uint8Array): number {
+    return this.#change(path, (folder, name) => sys.unlinkat(folder, name, 0))
+  }
+
+  /** Makes a symbolic link at `path` that holds `target`, which must be relative. */
+  symlink(target: Uint8Array, path: Uint8Array): number {
+    const refused = refusePath(target)
+    if (refused !== 0) return -refused
+    return this.#change(path, (folder, name) => sys.symlinkat(target, folder, name))
+  }
+
+  /** Moves `path` to `toPath` beneath `to`, in place of what is there. Both must be of writable volumes. */
+  rename(path: Uint8Array, to: Directory, toPath: Uint8Array): number {
+    return this.#change(path, (folder, name) =>
+      to.#change(toPath, (toFolder, toName) => sys.renameat(folder, name, toFolder, toName)))
+  }
+
+  /** Gives what is at `path` a second name; a symbolic link itself, if it is one. */
+  link(path: Uint8Array, to: Directory, toPath: Uint8Array): number {
+    return this.#change(path, (folder, name) => {
+      // A final slash or dots mean a folder, and folders have one name. The kernel would follow a link there.
+      if (name.at(-1) === SLASH || isDots(name)) {
+        const stat = this.statAt(path, true)
+        return typeof stat === 'number' ? stat : -EPERM
+      }
+      return to.#change(toPath, (toFolder, toName) => sys.linkat(folder, name, toFolder, toName))
+    })
+  }
+
+  /** The target of the symbolic link at `path`, good until the next call; or a negated errno (EINVAL: not a link). */
+  readlink(path: Uint8Array): Uint8Array | number {
+    return this.#onPath(path, false, (fd) => {
+      const length = sys.readlinkat(fd, NOTHING)
+      // An empty path that isn't a link is ENOENT to the kernel.
+      return length < 0 ? length === -ENOENT ? -EINVAL : length : sys.linkTarget(length)
+    })
+  }
+
+  statAt(path: Uint8Array, follow: boolean): Stat | number {
+    return this.#onPath(path, follow, statOf)
+  }
+
+  setTimesAt(path: Uint8Array, follow: boolean, times: Times): number {
+    if (this.readOnly) return -EROFS
+    return this.#onPath(path, follow, (fd) => timesOf(fd, times))
+  }
+
+  /**
+   * Visits the entries from `cookie` on: 0 is the start, others are those that a visit was given, good as long as the
+   * folder is open, whatever is created and removed meanwhile. `.` and `..` are among them. `room` says about how many
+   * bytes the caller can use, so that the kernel isn't asked for more. 0 or a negated errno.
+   */
+  readdir(cookie: bigint, room: number, visit: Visit): number {
+    const sought = sys.lseek(this.#fd, BigInt.asIntN(64, cookie), SEEK_SET)
+    if (sought < 0) return sought
+    for (;;) {
+      const length = sys.getdents64(this.#fd, room)
+      if (length <= 0) return length
+      for (let at = 0; at < length; at += entriesView.getUint16(at + 16, true)) {
+        const end = sys.entries.indexOf(0, at + 19)
+        const name = sys.entries.subarray(at + 19, end)
+        const kind = this.#kind(sys.entries[at + 18]!, name)
+        if (!visit(entriesView.getBigUint64(at + 8, true), entriesView.getBigUint64(at, true), kind, name)) return 0
+      }
+    }
+  }
+
+  // d_type is the S_IF* of the mode, shifted; 0 where the file system doesn't keep it in the folder.
+  #kind(type: number, name: Uint8Array): number {
+    if (type !== 0) return filetypeOf(type << 12)
+    if (sys.statx(this.#fd, name, sys.AT_SYMLINK_NOFOLLOW) < 0) return FILETYPE_UNKNOWN
+    return filetypeOf(sys.statxMode())
+  }
+
+  stat(): Stat | number { return statOf(this.#fd) }
+
+  setTimes(times: Times): number {
+    return this.readOnly ? -EROFS : timesOf(this.#fd, times)
+  }
+
+  /** Resolved when the folder's names are on the disk: 0 or a negated errno. */
+  sync(dataOnly: boolean): Promise<number> {
+    this.#busy++
+    return flush(this.#fd, dataOnly).finally(() => { this.#done() })
+  }
+
+  #done(): void {
+    if (--this.#busy === 0 && this.#closed) sys.close(this.#fd)
+  }
+
+  close(): void {
+    if (this.#closed) return
+    this.#closed = true
+    if (this.#busy === 0) sys.close(this.#fd)
+  }
+
+  #beneath(path: Uint8Array, flags: number, mode: number): number {
+    return openBeneath(this.#volume.resolver, this.#fd, path, flags, mode)
+  }
+
+  // Has `act` change the folder that holds the last name of `path`. A final slash is kept: to the kernel it means
+  // "only if it is a folder", and none of the calls that change a folder follow a link there (link() sees to itself).
+  #change(path: Uint8Array, act: (folder: number, name: Uint8Array) => number): number {
+    const refused = refusePath(path)
+    if (refused !== 0) return -refused
+    if (this.readOnly) return -EROFS
+    const { parent, name, trailing } = splitPath(path)
+    const last = trailing ? withSlash(name) : name
+    if (parent.length === 0) return act(this.#fd, last)
+    const folder = this.#beneath(parent, sys.O_PATH | sys.O_DIRECTORY, 0)
+    if (folder < 0) return folder
+    try {
+      return act(folder, last)
+    } finally {
+      sys.close(folder)
+    }
+  }
+
+  #onPath<T>(path: Uint8Array, follow: boolean, ask: (fd: number) => T | number): T | number {
+    const refused = refusePath(path)
+    if (refused !== 0) return -refused
+    const fd = this.#beneath(path, sys.O_PATH | (follow ? 0 : sys.O_NOFOLLOW), 0)
+    if (fd < 0) return fd
+    try {
+      return ask(fd)
+    } finally {
+      sys.close(fd)
+    }
+  }
+}
+
+// O_NONBLOCK and O_NOCTTY: opening must not wait for a FIFO's other end, or take a terminal. On what we then keep,
+// regular files and folders, O_NONBLOCK means nothing to Linux.
+function openFlags(how: OpenHow): number {
+  let flags = sys.O_NONBLOCK | sys.O_NOCTTY
+  flags |= how.write ? how.read ? sys.O_RDWR : sys.O_WRONLY : sys.O_RDONLY
+  if (how.append) flags |= sys.O_APPEND
+  if (how.create) flags |= sys.O_CREAT
+  if (how.create && how.exclusive) flags |= sys.O_EXCL
+  if (how.truncate) flags |= sys.O_TRUNC
+  if (how.directory) flags |= sys.O_DIRECTORY
+  if (!how.follow) flags |= sys.O_NOFOLLOW
+  if (how.sync === 'data') flags |= sys.O_DSYNC
+  if (how.sync === 'all') flags |= sys.O_SYNC
+  return flags
+}
+
+const SEEK_SET = 0
+const NOTHING = new Uint8Array(0)
+const entriesView = new DataView(sys.entries.buffer, sys.entries.byteOffset, sys.entries.byteLength)

@@ -1,0 +1,208 @@
+// services/file/file.ts: an open file of a volume.
+//
+// Bytes move between the page cache and the guest's memory in one system call, with no copy of ours. The offset is the
+// kernel's. A pCPU must not wait for a disk: reads ask with RWF_NOWAIT. If not all of it is in the page cache the
+// answer is -EAGAIN; awaitReadable() then has libuv's pool read that range, which brings it in, and wakes. The try
+// after that reads without NOWAIT, so that it makes progress even if the pages are gone again. A file system without
+// NOWAIT is read plainly. Writes go to the page cache; they wait only where the kernel throttles or O_SYNC is set.
+//
+// Hot path in read and write: no allocation, no closures, numbers and typed arrays only.
+
+import { fdatasync, fsync, read } from 'node:fs'
+import { EAGAIN, EBADF, EINVAL, ENOTSUP, EROFS, errnoOf } from '../../base/errno.ts'
+import { TRANSFER_BYTES_MAX } from '../../base/limits.ts'
+import * as sys from '../../sys/linux_files.ts'
+import { FILETYPE_REGULAR_FILE, type Descriptor, type Stat } from '../descriptor.ts'
+import type { Iovecs } from '../iovecs.ts'
+import { WaitQueue, type Waker } from '../wait_queue.ts'
+import { statOf, timesOf, type Times } from './attributes.ts'
+
+const SEEK_SET = 0
+const SEEK_CUR = 1
+
+/** How a file was opened. */
+export type FileModes = { readable: boolean; writable: boolean; append: boolean; readOnlyVolume: boolean }
+
+/** An open regular file. Offsets and sizes are numbers below 2^53. */
+export class File implements Descriptor {
+  readonly filetype = FILETYPE_REGULAR_FILE
+  readonly #fd: number
+  readonly #modes: FileModes
+  readonly #waiters = new WaitQueue()
+  // False when the file system can't tell whether a read would wait.
+  #nowait = true
+  // The range that the last read missed, brought in by awaitReadable; then `#warm`: the next read may wait.
+  #missOffset = 0
+  #missLength = 0
+  #warm = false
+  // Calls in progress on libuv's pool. The descriptor is closed after the last: its number isn't reused under it.
+  #busy = 0
+  #closed = false
+
+  /** Takes over the host's descriptor `fd`. */
+  constructor(fd: number, modes: FileModes) {
+    this.#fd = fd
+    this.#modes = modes
+  }
+
+  read(iovecs: Iovecs): number {
+    return this.#read(iovecs, sys.OFFSET_CURRENT)
+  }
+
+  write(iovecs: Iovecs): number {
+    if (!this.#modes.writable) return -EBADF
+    return sys.writev(this.#fd, iovecs.memory!.bytes, iovecs.offsets, iovecs.lengths, iovecs.count, sys.OFFSET_CURRENT)
+  }
+
+  /** Reads at `offset`; the file's own offset stays. */
+  pread(iovecs: Iovecs, offset: number): number {
+    return this.#read(iovecs, BigInt(offset))
+  }
+
+  /** Writes at `offset`; the file's own offset stays. A file opened to append is written at its end, as on Linux. */
+  pwrite(iovecs: Iovecs, offset: number): number {
+    if (!this.#modes.writable) return -EBADF
+    return sys.writev(this.#fd, iovecs.memory!.bytes, iovecs.offsets, iovecs.lengths, iovecs.count, BigInt(offset))
+  }
+
+  #read(iovecs: Iovecs, offset: bigint): number {
+    if (!this.#modes.readable) return -EBADF
+    const nowait = this.#nowait && !this.#warm
+    this.#warm = false
+    const bytes = iovecs.memory!.bytes
+    const flags = nowait ? sys.RWF_NOWAIT : 0
+    const result = sys.readv(this.#fd, bytes, iovecs.offsets, iovecs.lengths, iovecs.count, offset, flags)
+    if (!nowait || result === iovecs.total) return result
+    if (result === -ENOTSUP) {
+      this.#nowait = false
+      return sys.readv(this.#fd, bytes, iovecs.offsets, iovecs.lengths, iovecs.count, offset, 0)
+    }
+    if (result !== -EAGAIN && result <= 0) return result
+    return this.#missed(iovecs.total, offset, Math.max(result, 0))
+  }
+
+  // Not everything was in the page cache, or the file ends here: `got` bytes came. Programs expect a file to be read in
+  // full, so that a part before the end isn't an answer; it is taken back and the whole waited for.
+  #missed(total: number, offset: bigint, got: number): number {
+    const current = offset === sys.OFFSET_CURRENT
+    const start = current ? sys.lseek(this.#fd, 0, SEEK_CUR) - got : Number(offset)
+    if (got > 0) {
+      const size = this.#size()
+      if (size < 0 || start + got >= size) return got
+      if (current) sys.lseek(this.#fd, start, SEEK_SET)
+    }
+    this.#missOffset = start
+    this.#missLength = Math.min(total, TRANSFER_BYTES_MAX)
+    return -EAGAIN
+  }
+
+  /** Bytes from the offset to the end. A file never makes its reader wait, in the sense of poll. */
+  pollRead(): number {
+    const offset = sys.lseek(this.#fd, 0, SEEK_CUR)
+    return Math.max(0, this.#size() - Math.max(0, offset))
+  }
+
+  pollWrite(): number { return 1 }
+
+  awaitReadable(waker: Waker): void {
+    this.#waiters.add(waker)
+    if (this.#missLength === 0) {
+      this.awaitWritable(waker)
+      return
+    }
+    const length = this.#missLength
+    this.#missLength = 0
+    this.#busy++
+    // What is read is thrown away, an error too: the guest's own read meets it again.
+    read(this.#fd, discarded ??= new Uint8Array(TRANSFER_BYTES_MAX), 0, length, this.#missOffset, () => {
+      this.#warm = true
+      this.#done()
+      this.#waiters.notify()
+    })
+  }
+
+  /** Writing is never answered with -EAGAIN; whoever waits all the same is woken in the next turn. */
+  awaitWritable(waker: Waker): void {
+    this.#waiters.add(waker)
+    setImmediate(() => { this.#waiters.notify() })
+  }
+
+  forget(waker: Waker): void { this.#waiters.delete(waker) }
+
+  /** Moves the offset (whence 0 from the start, 1 from here, 2 from the end): the new one, or a negated errno. */
+  seek(offset: number, whence: number): number {
+    return sys.lseek(this.#fd, offset, whence)
+  }
+
+  stat(): Stat | number {
+    return statOf(this.#fd)
+  }
+
+  #size(): number {
+    const result = sys.statx(this.#fd, NOTHING, sys.AT_EMPTY_PATH)
+    return result < 0 ? result : sys.statxSize()
+  }
+
+  /** Cuts or extends the file to `size` bytes: 0 or a negated errno. */
+  setSize(size: number): number {
+    if (this.#modes.readOnlyVolume) return -EROFS
+    if (!this.#modes.writable) return -EINVAL
+    return sys.ftruncate(this.#fd, size)
+  }
+
+  /** Makes room for [offset, offset + length), and the file as long as that; it never gets shorter. */
+  allocate(offset: number, length: number): number {
+    if (this.#modes.readOnlyVolume) return -EROFS
+    if (!this.#modes.writable) return -EBADF
+    return sys.fallocate(this.#fd, offset, length)
+  }
+
+  setTimes(times: Times): number {
+    if (this.#modes.readOnlyVolume) return -EROFS
+    return timesOf(this.#fd, times)
+  }
+
+  /** Tells the kernel how [offset, offset + length) will be used: `advice` of WASI preview 1. Changes nothing else. */
+  advise(offset: number, length: number, advice: number): number {
+    const known = ADVICE[advice]
+    return known === undefined ? -EINVAL : sys.fadvise(this.#fd, offset, length, known)
+  }
+
+  /** Whether each write goes to the end of the file. */
+  setAppend(append: boolean): number {
+    return sys.setStatusFlags(this.#fd, sys.O_NONBLOCK | (append ? sys.O_APPEND : 0))
+  }
+
+  /** Resolved when everything written so far is on the disk: 0 or a negated errno. `dataOnly`: as fdatasync. */
+  sync(dataOnly: boolean): Promise<number> {
+    this.#busy++
+    return flush(this.#fd, dataOnly).finally(() => { this.#done() })
+  }
+
+  #done(): void {
+    if (--this.#busy === 0 && this.#closed) sys.close(this.#fd)
+  }
+
+  close(): void {
+    if (this.#closed) return
+    this.#closed = true
+    if (this.#busy === 0) sys.close(this.#fd)
+  }
+}
+
+/** fsync or fdatasync of the host's `fd` on libuv's pool: 0 or a negated errno. */
+export function flush(fd: number, dataOnly: boolean): Promise<number> {
+  return new Promise((resolve) => {
+    const done = (error: NodeJS.ErrnoException | null) => { resolve(error === null ? 0 : -errnoOf(error)) }
+    if (dataOnly) fdatasync(fd, done)
+    else fsync(fd, done)
+  })
+}
+
+const NOTHING = new Uint8Array(0)
+
+// Where reads that only warm the page cache put what they read; nobody looks at it, so that all share it.
+let discarded: Uint8Array | undefined
+
+// WASI's `advice` (normal, sequential, random, willneed, dontneed, noreuse) → Linux's POSIX_FADV_*.
+const ADVICE = [0, 2, 1, 3, 4, 5]
