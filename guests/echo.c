@@ -5,7 +5,7 @@
 //
 // All sockets are non-blocking; the only place to wait is poll_oneoff. A connection waits either for data (FD_READ) or,
 // while the peer hasn't taken what was echoed, for room (FD_WRITE): it is not read meanwhile, so that memory stays
-// bounded. Idle connections own no buffer. After the peer's end of data everything is sent, then the connection is shut.
+// bounded. Idle connections own no buffer. After the peer's end of data all is sent, then the connection is shut.
 //
 // subscriptions[0] is the listener's, subscriptions[i + 1] that of connections[i]; `userdata` is that index. Slots move
 // only between polls, when closed connections are squeezed out.

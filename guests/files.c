@@ -75,9 +75,10 @@ static void show_folder(const char *name) {
 static void show_stat(const char *name) {
   struct stat stat;
   if (MUST(lstat(name, &stat)) < 0) return;
-  const char *kind = S_ISDIR(stat.st_mode) ? "folder" : S_ISLNK(stat.st_mode) ? "link" : S_ISREG(stat.st_mode) ? "file" : "?";
+  mode_t mode = stat.st_mode;
+  const char *kind = S_ISDIR(mode) ? "folder" : S_ISLNK(mode) ? "link" : S_ISREG(mode) ? "file" : "?";
   // The size of a folder is its file system's business.
-  if (S_ISDIR(stat.st_mode)) printf("%s: %s\n", name, kind);
+  if (S_ISDIR(mode)) printf("%s: %s\n", name, kind);
   else printf("%s: %s, %lld bytes, %llu names\n", name, kind, stat.st_size, stat.st_nlink);
 }
 

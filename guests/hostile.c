@@ -4,7 +4,10 @@
 //
 // Prints "ok N checks", or a line "FAIL name: got errno X, expected Y" for each wrong answer and exits with 1. Needs a
 // folder to be granted, and is best run with stdin not at a terminal. In a read-only folder it tries to write instead.
-// Of a listening socket, if one is granted, it tries that too. It cleans up what it creates: "hostile.tmp".
+// A listening socket, if one is granted, is tried too. It cleans up what it creates: "hostile.tmp".
+//
+// A test puts a file "secret" beside the granted folder and finds it unchanged afterwards. Where a wall is missing,
+// that file is all that is lost. All the same: run a hypervisor that is broken on purpose as nobody, never as root.
 
 #include "hostile.h"
 #include "hostile_values.h"

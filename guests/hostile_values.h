@@ -180,12 +180,12 @@ static void path_pointers(void) {
 
 typedef uint32_t Transfer(uint32_t iovs, uint32_t count, uint32_t result);
 
-static uint32_t read_file(uint32_t iovs, uint32_t count, uint32_t result) { return fd_read(file, iovs, count, result); }
-static uint32_t write_file(uint32_t iovs, uint32_t count, uint32_t result) { return fd_write(file, iovs, count, result); }
-static uint32_t pread_file(uint32_t iovs, uint32_t count, uint32_t result) { return fd_pread(file, iovs, count, 2, result); }
-static uint32_t pwrite_file(uint32_t iovs, uint32_t count, uint32_t result) { return fd_pwrite(file, iovs, count, 2, result); }
-static uint32_t read_stdin(uint32_t iovs, uint32_t count, uint32_t result) { return fd_read(0, iovs, count, result); }
-static uint32_t write_stdout(uint32_t iovs, uint32_t count, uint32_t result) { return fd_write(1, iovs, count, result); }
+static uint32_t read_file(uint32_t iovs, uint32_t n, uint32_t result) { return fd_read(file, iovs, n, result); }
+static uint32_t write_file(uint32_t iovs, uint32_t n, uint32_t result) { return fd_write(file, iovs, n, result); }
+static uint32_t pread_file(uint32_t iovs, uint32_t n, uint32_t result) { return fd_pread(file, iovs, n, 2, result); }
+static uint32_t pwrite_file(uint32_t iovs, uint32_t n, uint32_t result) { return fd_pwrite(file, iovs, n, 2, result); }
+static uint32_t read_stdin(uint32_t iovs, uint32_t n, uint32_t result) { return fd_read(0, iovs, n, result); }
+static uint32_t write_stdout(uint32_t iovs, uint32_t n, uint32_t result) { return fd_write(1, iovs, n, result); }
 
 static void bad_vectors(const char *name, Transfer *transfer) {
   const uint8_t fault[] = { FAULT }, refused[] = { FAULT, INVAL };

@@ -1,7 +1,7 @@
 // guests/hypercalls.h: the 46 functions of WASI preview 1 as WebAssembly has them, without wasi-libc in between.
 //
-// wasi-libc's own <wasi/api.h> takes C strings and typed pointers; a hostile guest passes numbers. Every pointer, length,
-// descriptor and flag is a uint32_t here, whatever its width in the witx: what is too wide is handed over all the same.
+// wasi-libc's own <wasi/api.h> takes C strings and typed pointers; a hostile guest passes numbers. Every pointer,
+// length, descriptor and flag is a uint32_t here, whatever its width in the witx: what is too wide is handed over too.
 
 #include <stdint.h>
 

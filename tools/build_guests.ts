@@ -20,7 +20,8 @@ export const GUESTS = fileURLToPath(new URL('../guests', import.meta.url))
  * guest prints a float, and printf without them is a third of the size.
  */
 export const GUEST_FLAGS = [
-  '-O2', '-std=gnu23', '-Wall', '-Wextra', '-Werror', '-Wno-unused-result', '-Wl,--strip-debug', '-lc-printscan-no-floating-point',
+  '-O2', '-std=gnu23', '-Wall', '-Wextra', '-Werror', '-Wno-unused-result', '-Wl,--strip-debug',
+  '-lc-printscan-no-floating-point',
 ]
 
 /** The names of all guests, sorted. */
@@ -58,7 +59,8 @@ async function main(argv: readonly string[]): Promise<number> {
     if (!check && !same) writeFileSync(path, bytes)
     if (!same) different++
     const state = same ? 'unchanged' : check ? 'DIFFERS' : 'written'
-    process.stdout.write(`${name}.wasm: ${bytes.length} bytes, ${state} (${((performance.now() - began) / 1000).toFixed(1)} s)\n`)
+    const seconds = ((performance.now() - began) / 1000).toFixed(1)
+    process.stdout.write(`${name}.wasm: ${bytes.length} bytes, ${state} (${seconds} s)\n`)
   }
   return check && different > 0 ? 1 : 0
 }

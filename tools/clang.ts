@@ -1,8 +1,8 @@
 // tools/clang.ts: C to WebAssembly by clang and wasm-ld that are WebAssembly themselves (@yowasp/clang).
 //
 // The package's llvm.core.wasm is one preview-1 command with every LLVM tool in it. It looks for "llvm" in argv[0] and
-// then takes the tool's name from argv[1], so that `llvm.core.wasm clang -cc1 …` compiles and `llvm.core.wasm wasm-ld …`
-// links. Headers, wasi-libc and compiler-rt are in llvm-resources.tar, which it expects at /usr.
+// then takes the tool's name from argv[1]: `llvm.core.wasm clang -cc1 …` compiles, `llvm.core.wasm wasm-ld …` links.
+// Headers, wasi-libc and compiler-rt are in llvm-resources.tar, which it expects at /usr.
 //
 // The driver (`clang x.c -o x.wasm`) starts other processes, and a cell has none. What it would start is known:
 // `clang -### …` prints it. `compileSteps` says the same without asking it each time; clang_test.ts compares the two.
@@ -22,19 +22,17 @@ import { fileURLToPath } from 'node:url'
 const ROOT = fileURLToPath(new URL('..', import.meta.url))
 const PACKAGE = join(ROOT, 'node_modules/@yowasp/clang')
 
-/** The program with clang and wasm-ld in it. */
-export const LLVM_WASM = join(PACKAGE, 'gen/llvm.core.wasm')
+// The program with clang and wasm-ld in it, and the hypervisor's entry.
+const LLVM_WASM = join(PACKAGE, 'gen/llvm.core.wasm')
+const CELLAR = join(ROOT, 'bin/cellar')
 
-/** The hypervisor's entry. */
-export const CELLAR = join(ROOT, 'bin/cellar')
-
-/** Memory of a compiling cell: clang's own limit is 4 GiB; the guests here need less than 200 MiB. */
+// Memory of a compiling cell. A limit, not a reservation: the module itself would grow to 4 GiB.
 const COMPILE_MEMORY = '2GiB'
 
-/** Where the guest finds headers and libraries. */
+// Where the guest finds headers and libraries.
 const SYSROOT = '/usr'
 
-/** What to do with a step that failed. */
+/** A step failed: the message has the command and all that it printed. */
 export class CompileError extends Error {
   override readonly name = 'CompileError'
 }
@@ -50,25 +48,26 @@ export function unpackResources(cacheDir: string = join(ROOT, '.cache/clang')): 
   mkdirSync(cacheDir, { recursive: true })
   // Under another name first: neither an interrupted unpacking nor one at the same time may leave half a folder.
   const partial = mkdtempSync(join(cacheDir, 'partial-'))
-  run('tar', ['-xf', join(PACKAGE, 'gen/llvm-resources.tar'), '-C', partial])
   try {
+    run('tar', ['-xf', join(PACKAGE, 'gen/llvm-resources.tar'), '--no-same-owner', '-C', partial])
     renameSync(partial, folder)
   } catch (error) {
     rmSync(partial, { recursive: true })
+    // Another process was quicker.
     if (!existsSync(folder)) throw error
   }
   return folder
 }
 
 /**
- * The command lines behind `clang SOURCE.c -o OUTPUT.wasm [flags]`: the compiler's and the linker's, each beginning with
- * the tool's name. Flags: -O, -D, -I, -W, -f, -m and -std= go to the compiler, -Wl, and -l and -L to the linker. Paths
- * are the guest's. The object lies beside the output.
+ * The command lines behind `clang SOURCE.c -o OUTPUT [flags]`: the compiler's and the linker's, each beginning with
+ * the tool's name. Flags: -O, -D, -I, -W, -f and -std= go to the compiler, -Wl, and -l and -L to the linker. Paths are
+ * the guest's. The object lies beside the output.
  */
 export function compileSteps(argv: readonly string[]): string[][] {
   let source: string | undefined
   let output = 'a.out'
-  let optimize = '-O0'
+  const optimize: string[] = []
   const compile: string[] = []
   const link: string[] = []
   for (let i = argv[0] === 'clang' ? 1 : 0; i < argv.length; i++) {
@@ -76,10 +75,11 @@ export function compileSteps(argv: readonly string[]): string[][] {
     if (argument === '-o') output = argv[++i] ?? output
     else if (argument.startsWith('-Wl,')) link.push(...argument.slice(4).split(','))
     else if (/^-[lL]/.test(argument)) link.push(argument)
-    else if (/^-O[0123sz]$/.test(argument)) optimize = argument
-    else if (/^-(D.|I.|W|f|std=)/.test(argument)) compile.push(argument)
+    else if (/^-O[0123sz]$/.test(argument)) optimize[0] = argument
+    else if (/^-[DI]./.test(argument)) compile.push(argument.slice(0, 2), argument.slice(2))
+    else if (/^-(W|f|std=)/.test(argument)) compile.push(argument)
     else if (argument.startsWith('-') || source !== undefined) {
-      throw new CompileError(`Cannot compile with argument "${argument}" as it is neither a known flag nor the only source`)
+      throw new CompileError(`Cannot compile with "${argument}" as it is neither a known flag nor the only source`)
     } else source = argument
   }
   if (source === undefined) throw new CompileError('Cannot compile without a source')
@@ -87,10 +87,10 @@ export function compileSteps(argv: readonly string[]): string[][] {
   return [cc1(source, object, optimize, compile), wasmLd(object, output, link)]
 }
 
-function cc1(source: string, object: string, optimize: string, flags: readonly string[]): string[] {
-  const vectorize = /^-O[23s]$/.test(optimize) ? ['-vectorize-loops', '-vectorize-slp'] : []
+function cc1(source: string, object: string, optimize: readonly string[], flags: readonly string[]): string[] {
+  const vectorize = /^-O[23s]$/.test(optimize[0] ?? '') ? ['-vectorize-loops', '-vectorize-slp'] : []
   return [
-    'clang', '-cc1', '-triple', 'wasm32-unknown-wasip1', optimize, '-emit-obj', '-disable-free',
+    'clang', '-cc1', '-triple', 'wasm32-unknown-wasip1', ...optimize, '-emit-obj', '-disable-free',
     '-clear-ast-before-backend', '-main-file-name', basename(source), '-mrelocation-model', 'static',
     '-mframe-pointer=none', '-ffp-contract=on', '-fno-rounding-math', '-mconstructor-aliases', '-target-cpu', 'generic',
     '-fvisibility=hidden', '-debugger-tuning=gdb', '-fdebug-compilation-dir=/', '-fcoverage-compilation-dir=/',
@@ -109,7 +109,7 @@ function wasmLd(object: string, output: string, flags: readonly string[]): strin
   ]
 }
 
-/** Compiles one C file (with the headers beside it) to `output` in two cells, one after the other. Throws CompileError. */
+/** Compiles one C file, with the headers beside it, to `output` in two cells, one after the other. */
 export function compileInCells(source: string, output: string, flags: readonly string[] = []): void {
   const usr = unpackResources()
   const work = mkdtempSync(join(tmpdir(), 'cellar-clang-'))
@@ -117,8 +117,8 @@ export function compileInCells(source: string, output: string, flags: readonly s
     const name = moduleName(source)
     for (const step of compileSteps([`/src/${basename(source)}`, '-o', `/work/${name}`, ...flags])) {
       run(CELLAR, [
-        'run', '--memory', COMPILE_MEMORY, '--dir', `${usr}:${SYSROOT}:ro`, '--dir', `${dirname(resolve(source))}:/src:ro`,
-        '--dir', `${work}:/work`, LLVM_WASM, ...step,
+        'run', '--memory', COMPILE_MEMORY, '--dir', `${usr}:${SYSROOT}:ro`,
+        '--dir', `${dirname(resolve(source))}:/src:ro`, '--dir', `${work}:/work`, LLVM_WASM, ...step,
       ])
     }
     copyFileSync(join(work, name), output)
@@ -128,7 +128,9 @@ export function compileInCells(source: string, output: string, flags: readonly s
 }
 
 /** The same two steps in Node, through the package's own runtime: the guest's files are `files`, at /src. */
-export async function compileInNode(source: string, files: Record<string, string>, flags: readonly string[] = []): Promise<Uint8Array> {
+export async function compileInNode(
+  source: string, files: Record<string, string>, flags: readonly string[] = [],
+): Promise<Uint8Array> {
   const { runLLVM } = await import('@yowasp/clang')
   const messages: Uint8Array[] = []
   const listen = (bytes: Uint8Array | null) => { if (bytes !== null) messages.push(bytes.slice()) }
@@ -152,8 +154,11 @@ function moduleName(source: string): string {
 }
 
 function run(command: string, argv: readonly string[]): void {
-  const { status, signal, stdout, stderr, error } = spawnSync(command, argv, { encoding: 'utf8', maxBuffer: 64 * 1024 * 1024 })
+  const { status, signal, stdout, stderr, error } = spawnSync(command, argv, { encoding: 'utf8', maxBuffer: 64 << 20 })
   if (error !== undefined) throw new CompileError(`Cannot start ${command}`, { cause: error })
-  if (status !== 0) throw new CompileError(`${basename(command)} ended with ${signal ?? `status ${status}`}: ${argv.join(' ')}\n${stdout}${stderr}`)
+  if (status !== 0) {
+    const end = signal ?? `status ${status}`
+    throw new CompileError(`${basename(command)} ended with ${end}: ${argv.join(' ')}\n${stdout}${stderr}`)
+  }
   if (stderr !== '') process.stderr.write(stderr)
 }

@@ -19,57 +19,80 @@ export const ERRORS = {
   FLAG_VALUE_MISSING: entry(125, (flag: string) => `Cannot use ${flag} without a value`,
     "See 'cellar run --help' for what each flag takes"),
 
-  PROGRAM_NOT_FOUND: entry(127, (path: string) => `Cannot find program "${path}"`, 'Check the path: it is relative to the current folder'),
+  PROGRAM_NOT_FOUND: entry(127, (path: string) => `Cannot find program "${path}"`,
+    'Check the path: it is relative to the current folder'),
   PROGRAM_UNREADABLE: entry(126, (path: string, why: string) => `Cannot read program "${path}": ${why}`,
     'Check that it is a file and that you may read it'),
-  MODULE_EMPTY: entry(126, (path: string) => `Cannot run "${path}" as the file is empty`, 'Build or download the program again'),
-  MODULE_TOO_LARGE: entry(126, (path: string, bytes: number) => `Cannot run "${path}" as it is larger than a module may be: current size is ${bytes} bytes`,
+  MODULE_EMPTY: entry(126, (path: string) => `Cannot run "${path}" as the file is empty`,
+    'Build or download the program again'),
+  MODULE_TOO_LARGE: entry(126, (path: string, bytes: number) =>
+    `Cannot run "${path}" as it is larger than a module may be: current size is ${bytes} bytes`,
     'Strip debug information from the program'),
   MODULE_IS_TEXT: entry(126, (path: string) => `Cannot run "${path}" as it is a text file, not a WebAssembly module`,
     "A .wat file needs 'wat2wasm' first; source code needs a compiler"),
-  MODULE_NOT_WASM: entry(126, (path: string, magic: string) => `Cannot run "${path}" as it isn't WebAssembly: the file begins with ${magic}`,
+  MODULE_NOT_WASM: entry(126, (path: string, magic: string) =>
+    `Cannot run "${path}" as it isn't WebAssembly: the file begins with ${magic}`,
     'Give a .wasm file; a native executable must be compiled for wasm32-wasip1'),
-  MODULE_IS_COMPONENT: entry(126, (path: string) => `Cannot run "${path}" as it is a WebAssembly component (WASI 0.2 or later)`,
+  MODULE_IS_COMPONENT: entry(126, (path: string) =>
+    `Cannot run "${path}" as it is a WebAssembly component (WASI 0.2 or later)`,
     'Compile for wasm32-wasip1 (WASI preview 1): this version runs core modules only'),
-  MODULE_VERSION_UNSUPPORTED: entry(126, (path: string, version: number) => `Cannot run "${path}" as its binary format has version ${version}`,
+  MODULE_VERSION_UNSUPPORTED: entry(126, (path: string, version: number) =>
+    `Cannot run "${path}" as its binary format has version ${version}`,
     'This version of Cellar runs binary format version 1'),
-  MODULE_TRUNCATED: entry(126, (path: string, where: string) => `Cannot run "${path}" as the module is cut off in its ${where}`,
+  MODULE_TRUNCATED: entry(126, (path: string, where: string) =>
+    `Cannot run "${path}" as the module is cut off in its ${where}`,
     'Build or download the program again'),
-  MODULE_MALFORMED: entry(126, (path: string, offset: number, what: string) => `Cannot run "${path}" as the module is malformed at byte ${offset}: ${what}`,
+  MODULE_MALFORMED: entry(126, (path: string, offset: number, what: string) =>
+    `Cannot run "${path}" as the module is malformed at byte ${offset}: ${what}`,
     'Build or download the program again'),
-  MODULE_INVALID: entry(126, (path: string, what: string) => `Cannot run "${path}" as the module doesn't validate: ${what}`,
+  MODULE_INVALID: entry(126, (path: string, what: string) =>
+    `Cannot run "${path}" as the module doesn't validate: ${what}`,
     "The compiler that made it is at fault, or a tool that changed it; 'wasm-validate' tells more"),
-  MODULE_NO_START: entry(126, (path: string, exports: string) => `Cannot run "${path}" as it exports no _start: it is a library (exports: ${exports})`,
+  MODULE_NO_START: entry(126, (path: string, exports: string) =>
+    `Cannot run "${path}" as it exports no _start: it is a library (exports: ${exports})`,
     'Build it as a command (wasi-libc: crt1-command.o; Rust: a binary crate), or call its exports from a manifest'),
-  IMPORT_UNKNOWN: entry(126, (path: string, names: string) => `Cannot run "${path}" as it imports what the hypervisor doesn't have: ${names}`,
+  IMPORT_UNKNOWN: entry(126, (path: string, names: string) =>
+    `Cannot run "${path}" as it imports what the hypervisor doesn't have: ${names}`,
     'If the program works without them, bind them to stubs with --stub MODULE; a stub ends the guest when it is called'),
   IMPORT_TYPE_WRONG: entry(126, (path: string, name: string, got: string, want: string) =>
     `Cannot run "${path}" as it imports ${name} with the type ${got}: the hypervisor's is ${want}`,
     'The program was built for another version of WASI: build it for wasm32-wasip1'),
-  IMPORT_PREVIEW0: entry(126, (path: string) => `Cannot run "${path}" as it is built for WASI preview 0 (imports of wasi_unstable)`,
+  IMPORT_PREVIEW0: entry(126, (path: string) =>
+    `Cannot run "${path}" as it is built for WASI preview 0 (imports of wasi_unstable)`,
     'Build it again for wasm32-wasip1 with an SDK from 2020 or later'),
   THREADS_UNSUPPORTED: entry(126, (path: string, what: string) => `Cannot run "${path}" as it needs threads: ${what}`,
     'Build it without threads (wasm32-wasip1, not wasm32-wasip1-threads)'),
-  MEMORY64_UNSUPPORTED: entry(126, (path: string) => `Cannot run "${path}" as it has a 64-bit memory, and WASI preview 1 has 32-bit pointers`,
+  MEMORY64_UNSUPPORTED: entry(126, (path: string) =>
+    `Cannot run "${path}" as it has a 64-bit memory, and WASI preview 1 has 32-bit pointers`,
     'Build it for wasm32-wasip1'),
   MEMORIES_UNSUPPORTED: entry(126, (path: string, count: number) => `Cannot run "${path}" as it has ${count} memories`,
     'WASI preview 1 programs have one memory'),
   MEMORY_BELOW_MINIMUM: entry(125, (path: string, minimum: string, limit: string) =>
     `Cannot start "${path}" as it needs ${minimum} of memory at the start: its limit is ${limit}`, 'Raise --memory'),
-  MEMORY_UNAVAILABLE: entry(125, (path: string, size: string) => `Cannot start "${path}" as the host can't give it ${size} of memory`,
+  MEMORY_UNAVAILABLE: entry(125, (path: string, size: string) =>
+    `Cannot start "${path}" as the host can't give it ${size} of memory`,
     'Lower --memory, or stop other guests'),
 
-  VOLUME_NOT_FOUND: entry(125, (path: string) => `Cannot grant folder "${path}" as it doesn't exist`, 'Create it first, or check --dir HOST[:GUEST][:ro]'),
-  VOLUME_NOT_A_FOLDER: entry(125, (path: string) => `Cannot grant "${path}" as it isn't a folder`, 'Give the folder that holds it: --dir HOST[:GUEST][:ro]'),
-  VOLUME_UNREADABLE: entry(125, (path: string, why: string) => `Cannot grant folder "${path}": ${why}`, 'Check that you may open it'),
-  VOLUME_UNSUPPORTED: entry(125, (path: string, why: string) => `Cannot grant folder "${path}" on this machine: ${why}`, 'Run without --dir, or on Linux'),
-  PORT_IN_USE: entry(125, (address: string) => `Cannot listen on ${address} as the port is in use`, 'Choose another port, or port 0 for a free one'),
-  LISTEN_FAILED: entry(125, (address: string, why: string) => `Cannot listen on ${address}: ${why}`, 'Check the address of --listen tcp:HOST:PORT'),
+  VOLUME_NOT_FOUND: entry(125, (path: string) => `Cannot grant folder "${path}" as it doesn't exist`,
+    'Create it first, or check --dir HOST[:GUEST][:ro]'),
+  VOLUME_NOT_A_FOLDER: entry(125, (path: string) => `Cannot grant "${path}" as it isn't a folder`,
+    'Give the folder that holds it: --dir HOST[:GUEST][:ro]'),
+  VOLUME_UNREADABLE: entry(125, (path: string, why: string) => `Cannot grant folder "${path}": ${why}`,
+    'Check that you may open it'),
+  VOLUME_UNSUPPORTED: entry(125, (path: string, why: string) => `Cannot grant folder "${path}" on this machine: ${why}`,
+    'Run without --dir, or on Linux'),
+  PORT_IN_USE: entry(125, (address: string) => `Cannot listen on ${address} as the port is in use`,
+    'Choose another port, or port 0 for a free one'),
+  LISTEN_FAILED: entry(125, (address: string, why: string) => `Cannot listen on ${address}: ${why}`,
+    'Check the address of --listen tcp:HOST:PORT'),
 
-  MANIFEST_INVALID: entry(125, (path: string, what: string) => `Cannot use manifest "${path}": ${what}`, 'See docs/reference/manifest.md'),
-  EXPORT_UNKNOWN: entry(126, (path: string, name: string) => `Cannot call "${name}" as "${path}" doesn't export such a function`,
+  MANIFEST_INVALID: entry(125, (path: string, what: string) => `Cannot use manifest "${path}": ${what}`,
+    'See docs/reference/manifest.md'),
+  EXPORT_UNKNOWN: entry(126, (path: string, name: string) =>
+    `Cannot call "${name}" as "${path}" doesn't export such a function`,
     "'cellar inspect' lists the exports"),
-  GUEST_TIMED_OUT: entry(125, (seconds: string) => `Stopped the guest as it ran for longer than --timeout ${seconds}`, 'Raise --timeout'),
+  GUEST_TIMED_OUT: entry(125, (seconds: string) => `Stopped the guest as it ran for longer than --timeout ${seconds}`,
+    'Raise --timeout'),
 } satisfies Record<string, Entry>
 
 /** A stable name of an error, such as 'MODULE_EMPTY'. */

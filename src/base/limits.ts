@@ -6,7 +6,9 @@ export const IOVECS_MAX = 1024
 /** Bytes that one hypercall moves. A longer transfer is answered short, as POSIX allows: the pCPU is shared. */
 export const TRANSFER_BYTES_MAX = 1024 * 1024
 
-/** Bytes of one path, with its terminator: Linux's PATH_MAX. Longer ones get ENAMETOOLONG before the kernel is asked. */
+/**
+ * Bytes of one path, with its terminator: Linux's PATH_MAX. Longer ones get ENAMETOOLONG before the kernel is asked.
+ */
 export const PATH_BYTES_MAX = 4096
 
 /** Descriptors of one cell. A connection needs one each; beyond it the guest gets EMFILE. */

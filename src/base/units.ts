@@ -1,9 +1,11 @@
 // base/units.ts: sizes and durations as people write them.
 
 const SIZES: Record<string, number> = {
-  '': 1, b: 1, k: 1024, kb: 1000, kib: 1024, m: 1024 ** 2, mb: 1e6, mib: 1024 ** 2, g: 1024 ** 3, gb: 1e9, gib: 1024 ** 3,
+  '': 1, b: 1, k: 1024, kb: 1000, kib: 1024, m: 1024 ** 2, mb: 1e6, mib: 1024 ** 2, g: 1024 ** 3, gb: 1e9,
+    gib: 1024 ** 3,
 }
-const DURATIONS_NS: Record<string, number> = { ns: 1, us: 1e3, µs: 1e3, ms: 1e6, '': 1e9, s: 1e9, m: 60e9, min: 60e9, h: 3600e9 }
+const DURATIONS_NS: Record<string, number> = { ns: 1, us: 1e3, µs: 1e3, ms: 1e6, '': 1e9, s: 1e9, m: 60e9, min: 60e9,
+  h: 3600e9 }
 
 /** Bytes of '64MiB', '1.5g', '65536'; undefined if it isn't a size. `k m g` alone are binary, as Docker has them. */
 export function parseSize(text: string): number | undefined {

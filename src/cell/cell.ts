@@ -69,7 +69,7 @@ export class Cell {
       wasi[name] = isGated(name) ? gate[name]! : bind(name, context, this.counts, parts.tracer)
     }
     for (const { module, name } of executable.stubs) {
-      (imports[module] ??= {})[name] = () => {
+      (imports[module] ??= {})[name] = (): void => {
         context.stub = `${module}.${name}`;
         (gate['trap'] as () => void)()
       }
@@ -136,17 +136,20 @@ export class Cell {
       if (isGated(name)) hypercall[name] = bind(name, context, counts, tracer)
     }
     const vcpu = {
-      wait: new WebAssembly.Suspending(() => { context.leave(); return context.parked() }) as unknown as WebAssembly.ImportValue,
+      wait: new WebAssembly.Suspending(() => {
+        context.leave(); return context.parked() }) as unknown as WebAssembly.ImportValue,
       resumed: () => { context.enter(); return context.end === undefined ? 0 : 1 },
     }
-    return new WebAssembly.Instance(this.#executable.gate, { hypercall, vcpu }).exports as Record<string, WebAssembly.ExportValue>
+    return new WebAssembly.Instance(this.#executable.gate, { hypercall, vcpu }).exports as Record<string,
+      WebAssembly.ExportValue>
   }
 }
 
 function createMemory({ name, memory }: Executable, pagesMax: number): WebAssembly.Memory {
   const initial = memory?.min ?? 0
   if (initial > pagesMax) {
-    throw new CellarError('MEMORY_BELOW_MINIMUM', [name, formatSize(initial * WASM_PAGE_BYTES), formatSize(pagesMax * WASM_PAGE_BYTES)])
+    throw new CellarError('MEMORY_BELOW_MINIMUM',
+      [name, formatSize(initial * WASM_PAGE_BYTES), formatSize(pagesMax * WASM_PAGE_BYTES)])
   }
   try {
     return new WebAssembly.Memory({ initial, maximum: Math.min(memory?.max ?? pagesMax, pagesMax) })

@@ -17,7 +17,8 @@ export type Executable = {
   /** Imports beyond the hypercalls, which end the guest when called. */
   readonly stubs: readonly { readonly module: string; readonly name: string }[]
   /** The import that is its memory: the pages it starts with, and the most that it names itself. */
-  readonly memory: { readonly module: string; readonly name: string; readonly min: number; readonly max: number | undefined } | undefined
+  readonly memory: { readonly module: string; readonly name: string; readonly min: number; readonly max: number |
+    undefined } | undefined
   /** The export to call before anything else: what was the module's start function. */
   readonly start: string | undefined
   /** A byte offset in the prepared module's code, less this, is one in the program's file. */

@@ -34,13 +34,15 @@ export function isGated(name: HypercallName): boolean {
  * guest's signature, and `trap`, which ends the guest from within an import.
  */
 export function encodeGate(names: readonly HypercallName[]): Uint8Array<ArrayBuffer> {
-  const types: { params: EncodableType[]; results: EncodableType[] }[] = [{ params: [], results: [] }, { params: [], results: ['i32'] }]
+  const types: { params: EncodableType[]; results: EncodableType[] }[] =
+    [{ params: [], results: [] }, { params: [], results: ['i32'] }]
   const [ACTION, QUESTION] = [0, 1]
   const wait = names.length
   const resumed = names.length + 1
   const tries = names.map((name) => {
     const { params }: Signature = wasi_snapshot_preview1[name]
-    types.push({ params: params.flatMap((type): EncodableType[] => type === 'i64' ? ['i32', 'i32'] : ['i32']), results: ['i32'] })
+    types.push({ params: params.flatMap((type): EncodableType[] => type === 'i64' ? ['i32', 'i32'] : ['i32']),
+      results: ['i32'] })
     return { module: 'hypercall', name, type: types.length - 1 }
   })
   const functions = names.map((name, index) => {
@@ -50,7 +52,8 @@ export function encodeGate(names: readonly HypercallName[]): Uint8Array<ArrayBuf
   })
   const parts: ModuleParts = {
     types,
-    imports: [...tries, { module: 'vcpu', name: 'wait', type: ACTION }, { module: 'vcpu', name: 'resumed', type: QUESTION }],
+    imports: [...tries, { module: 'vcpu', name: 'wait', type: ACTION },
+      { module: 'vcpu', name: 'resumed', type: QUESTION }],
     functions: [...functions, { type: ACTION, locals: [], body: [UNREACHABLE] }],
     exports: [...names, 'trap'].map((name, i) => ({ name, kind: 'func', index: names.length + 2 + i })),
   }
@@ -59,7 +62,8 @@ export function encodeGate(names: readonly HypercallName[]): Uint8Array<ArrayBuf
 
 function code({ params, result, answers }: Signature, attempt: number, wait: number, resumed: number):
     { locals: EncodableType[]; body: number[] } {
-  const call = [...params.flatMap((type, i) => type === 'i32' ? [LOCAL_GET, ...leb(i)] : halves(i)), CALL, ...leb(attempt)]
+  const call = [...params.flatMap((type, i) => type === 'i32' ? [LOCAL_GET, ...leb(i)] : halves(i)), CALL,
+    ...leb(attempt)]
   if (answers === 'now') return { locals: [], body: call }
   const r = leb(params.length)
   return {

@@ -3,7 +3,8 @@
 // What a hypercall costs beside its work is decided here. Each name gets a binder of its own, made from its row of the
 // table: V8 then sees one call target per call site and inlines the hypercall into the import's wrapper. (One generic
 // wrapper for all would make that call megamorphic.) The binder counts answers, takes new views if the memory has
-// grown, and turns a GuestFault into EFAULT. With a tracer it is another binder, so that tracing costs nothing when off.
+// grown, and turns a GuestFault into EFAULT. With a tracer it is another binder, so that tracing costs nothing when
+// off.
 
 import { EFAULT, ERRNO_NAMES } from '../base/errno.ts'
 import { GuestFault } from '../services/guest_memory.ts'

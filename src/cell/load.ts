@@ -4,7 +4,7 @@ import type { HypercallName } from '../wasi/p1/table.ts'
 import { HYPERVISOR_MODULE, memoryName, START_EXPORT } from '../wasm/prepare.ts'
 import type { Executable } from './executable.ts'
 import { encodeGate, isGated } from './gate.ts'
-import { knownHypercall, loadProgram, type ProgramRules } from './program.ts'
+import { isHypercall, loadProgram, type ProgramRules } from './program.ts'
 
 const gates = new Map<string, WebAssembly.Module>()
 
@@ -12,15 +12,17 @@ const gates = new Map<string, WebAssembly.Module>()
 export function loadExecutable(path: string, rules: ProgramRules = { stubs: [] }): Executable {
   const { module, prepared, compiled } = loadProgram(path, rules)
   const functions = module.imports.filter(({ kind }) => kind === 'func')
-  const hypercalls = new Set(functions.filter((one) => knownHypercall(one)).map(({ name }) => name as HypercallName))
+  const hypercalls = new Set(functions.filter((one) => isHypercall(module, one)).map(({ name }) =>
+    name as HypercallName))
   const [memory] = prepared.memories
   return {
     name: path,
     module: compiled,
     gate: gateFor([...hypercalls]),
     hypercalls: [...hypercalls],
-    stubs: functions.filter((one) => knownHypercall(one) === undefined).map(({ module, name }) => ({ module, name })),
-    memory: memory === undefined ? undefined : { module: HYPERVISOR_MODULE, name: memoryName(0), min: memory.min, max: memory.max },
+    stubs: functions.filter((one) => !isHypercall(module, one)).map(({ module, name }) => ({ module, name })),
+    memory: memory === undefined ? undefined : { module: HYPERVISOR_MODULE, name: memoryName(0), min: memory.min,
+      max: memory.max },
     start: prepared.hasStart ? START_EXPORT : undefined,
     codeOffsetDelta: prepared.codeOffsetDelta,
   }

@@ -9,7 +9,8 @@ import { hostClock } from '../services/clock/clock.ts'
 import type { Descriptor } from '../services/descriptor.ts'
 import { hostEntropy } from '../services/entropy/entropy.ts'
 import { Iovecs } from '../services/iovecs.ts'
-import { RIGHTS_CHANGING, RIGHTS_DIRECTORY, RIGHTS_FILE, RIGHTS_LISTENER, RIGHTS_SOCKET, RIGHTS_STREAM } from '../wasi/p1/abi.ts'
+import { RIGHTS_CHANGING, RIGHTS_DIRECTORY, RIGHTS_FILE, RIGHTS_LISTENER, RIGHTS_SOCKET,
+  RIGHTS_STREAM } from '../wasi/p1/abi.ts'
 import { Descriptors } from '../wasi/p1/descriptors.ts'
 import { Cell, type CellParts } from './cell.ts'
 import type { Executable } from './executable.ts'
@@ -57,7 +58,9 @@ export class Pcpu {
     }
   }
 
-  /** As `create`, with descriptors that are already open and hypercalls that are already loaded: one synchronous step. */
+  /**
+   * As `create`, with descriptors that are already open and hypercalls that are already loaded: one synchronous step.
+   */
   createNow(executable: Executable, grants: Grants, descriptors: Descriptors, { tracer, counts }: Watch = {}): Cell {
     const parts: CellParts = {
       args: grants.args.map(terminated),
@@ -72,6 +75,15 @@ export class Pcpu {
     }
     return new Cell(executable, parts)
   }
+}
+
+/** How long a guest's end is held back for its peers to take what it has sent. */
+const FLUSH_MS_MAX = 1000
+
+/** Resolves when what a guest with these grants has sent is with its peers, or they had their time. Before an exit. */
+export async function flushed({ listen }: Grants): Promise<void> {
+  if (listen !== undefined && listen.length > 0) await (await import('../services/net/connection.ts')).flushed(
+    FLUSH_MS_MAX)
 }
 
 /** Gives the cell descriptors 0, 1 and 2. */
@@ -98,7 +110,8 @@ async function addVolumes(descriptors: Descriptors, volumes: NonNullable<Grants[
 async function addListeners(descriptors: Descriptors, specs: readonly string[]): Promise<void> {
   const { listen } = await import('../services/net/listener.ts')
   for (const spec of specs) {
-    descriptors.add({ descriptor: await listen(spec), rightsBase: RIGHTS_LISTENER, rightsInheriting: RIGHTS_SOCKET, flags: 0 })
+    descriptors.add({ descriptor: await listen(spec), rightsBase: RIGHTS_LISTENER, rightsInheriting: RIGHTS_SOCKET,
+      flags: 0 })
   }
 }
 

@@ -9,7 +9,7 @@ import { StandardInput, StandardOutput } from '../services/console/stdio.ts'
 import type { Outcome, Usage } from './cell.ts'
 import type { Executable } from './executable.ts'
 import type { Call } from './library.ts'
-import { Pcpu, type Grants } from './pcpu.ts'
+import { flushed, Pcpu, type Grants } from './pcpu.ts'
 
 /** Owner → worker. The cell's console is the process's stdin, stdout and stderr. */
 export type Start = {
@@ -39,7 +39,9 @@ async function start({ start: id, executable, grants, calls, trace, counts }: St
     const tracer = trace ? (await import('./trace.ts')).traceToStderr() : undefined
     const cell = await pcpu.create(executable, grants, console, { tracer, counts })
     post({ id, created: true })
-    const ended = calls === undefined ? await cell.run() : await (await import('./library.ts')).runLibrary(cell, executable.name, calls)
+    const ended = calls === undefined ? await cell.run()
+      : await (await import('./library.ts')).runLibrary(cell, executable.name, calls)
+    await flushed(grants)
     post({ id, ended, usage: cell.usage() })
   } catch (error) {
     if (!(error instanceof CellarError)) throw error

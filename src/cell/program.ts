@@ -1,6 +1,6 @@
 // cell/program.ts: a program's file, from its path to what V8 has compiled.
 //
-// Three steps, each of which may refuse with an operator's error (base/errors.ts) that says what is wrong and what to do:
+// Three steps, each of which may refuse with an operator's error (base/errors.ts) that says what is wrong:
 //   readProgram     the file is there and is a core WebAssembly module;
 //   checkProgram    the hypervisor can give it all that it asks for: known imports of the right types, one memory of 32
 //                   bits, no threads, and a _start to be called. Nothing of the guest has run by then;
@@ -55,9 +55,9 @@ export function readProgram(path: string): ProgramFile {
 
 /** Refuses a program that the hypervisor can't run, before anything of it runs. Throws CellarError. */
 export function checkProgram({ path, module }: ProgramFile, rules: ProgramRules): void {
-  // A stub takes the place of what we don't have, never of a hypercall.
+  // A stub takes the place of what we don't have, never of a hypercall. Another type is another function.
   const stubbed = (one: Import): boolean =>
-    one.kind === 'func' && knownHypercall(one) === undefined && isStubbed(one, rules.stubs)
+    one.kind === 'func' && !isHypercall(module, one) && isStubbed(one, rules.stubs)
   checkMemories(path, module)
   const open = module.imports.filter((one) => one.kind !== 'memory' && !stubbed(one))
   const thread = open.find((one) => one.module === 'wasi_thread_spawn' || THREAD_SPAWN.has(one.name))
@@ -94,8 +94,15 @@ export function knownHypercall(one: Import): Signature | undefined {
     ? wasi_snapshot_preview1[one.name as keyof typeof wasi_snapshot_preview1] : undefined
 }
 
-/** True if `stubs` (`MODULE` or `MODULE.NAME`) name the function that is imported. */
-export function isStubbed(one: Pick<Import, 'module' | 'name'>, stubs: readonly string[]): boolean {
+/** True if the import of `module` names a hypercall and has its type. */
+export function isHypercall(module: Module, one: Import): boolean {
+  const signature = knownHypercall(one)
+  const type = one.kind === 'func' ? module.types[one.type] : undefined
+  return signature !== undefined && type?.kind === 'func' && formatFuncType(type) === typeText(signature)
+}
+
+// True if `stubs` (`MODULE` or `MODULE.NAME`) name the function that is imported.
+function isStubbed(one: Pick<Import, 'module' | 'name'>, stubs: readonly string[]): boolean {
   return stubs.includes(one.module) || stubs.includes(`${one.module}.${one.name}`)
 }
 
@@ -113,7 +120,9 @@ function readBytes(path: string): Uint8Array<ArrayBuffer> {
     const stat = statSync(path)
     if (stat.isDirectory()) throw new CellarError('PROGRAM_UNREADABLE', [path, 'it is a folder'])
     // A device such as /dev/zero has no end. A pipe has: `cellar run <(make-it)`.
-    if (stat.isCharacterDevice() || stat.isBlockDevice()) throw new CellarError('PROGRAM_UNREADABLE', [path, 'it is a device'])
+    if (stat.isCharacterDevice() || stat.isBlockDevice()) {
+      throw new CellarError('PROGRAM_UNREADABLE', [path, 'it is a device'])
+    }
     if (stat.size > MODULE_BYTES_MAX) throw new CellarError('MODULE_TOO_LARGE', [path, stat.size])
     bytes = readFileSync(path)
   } catch (cause) {
@@ -162,7 +171,9 @@ function isText(bytes: Uint8Array): boolean {
 
 function checkMemories(path: string, module: Module): void {
   const memories = memoriesOf(module)
-  if (memories.some((one) => one.shared)) throw new CellarError('THREADS_UNSUPPORTED', [path, 'its memory is shared between threads'])
+  if (memories.some((one) => one.shared)) {
+    throw new CellarError('THREADS_UNSUPPORTED', [path, 'its memory is shared between threads'])
+  }
   if (memories.some((one) => one.index64)) throw new CellarError('MEMORY64_UNSUPPORTED', [path])
   if (memories.length > 1) throw new CellarError('MEMORIES_UNSUPPORTED', [path, memories.length])
 }
@@ -171,7 +182,7 @@ function checkType(path: string, module: Module, one: Import): void {
   const want = knownHypercall(one)
   if (want === undefined || one.kind !== 'func') return
   const got = module.types[one.type]
-  const wanted = formatFuncType({ params: want.params, results: want.result === null ? [] : [want.result] })
+  const wanted = typeText(want)
   // A type that doesn't exist or isn't a function's is V8's to refuse.
   if (got?.kind !== 'func' || formatFuncType(got) === wanted) return
   throw new CellarError('IMPORT_TYPE_WRONG', [path, importName(one), printable(formatFuncType(got)), wanted])
@@ -190,6 +201,10 @@ function checkStart(path: string, module: Module): void {
     throw new CellarError('MODULE_INVALID',
       [path, `its _start has the type ${printable(formatFuncType(type))}: that of a command is () -> ()`])
   }
+}
+
+function typeText({ params, result }: Signature): string {
+  return formatFuncType({ params, results: result === null ? [] : [result] })
 }
 
 // 'env: one, two; other: three (global) and 5 more'
@@ -229,7 +244,8 @@ const REASONS: Record<string, string> = {
 }
 
 const FORMATS: Record<string, string> = {
-  '7f454c46': 'an ELF executable (Linux)', 'feedface': 'a Mach-O executable (macOS)', 'feedfacf': 'a Mach-O executable (macOS)',
+  '7f454c46': 'an ELF executable (Linux)', 'feedface': 'a Mach-O executable (macOS)',
+  'feedfacf': 'a Mach-O executable (macOS)',
   'cefaedfe': 'a Mach-O executable (macOS)', 'cffaedfe': 'a Mach-O executable (macOS)',
   'cafebabe': 'a universal Mach-O executable or a Java class', '4d5a': 'a Windows executable', '1f8b': 'a gzip archive',
   '504b0304': 'a zip archive', '28b52ffd': 'a zstd archive', 'fd377a58': 'an xz archive', '425a68': 'a bzip2 archive',

@@ -23,7 +23,8 @@ export function describeTrap(error: unknown, stub: string | undefined, executabl
     kind: 'trap',
     reason: stub === undefined ? reasonOf(error) : `called ${stub}, which is a stub`,
     // A stub traps in the gate: that frame is ours.
-    frames: framesOf((error as Error | undefined)?.stack ?? '', executable.codeOffsetDelta).slice(stub === undefined ? 0 : 1),
+    frames: framesOf((error as Error | undefined)?.stack ?? '',
+      executable.codeOffsetDelta).slice(stub === undefined ? 0 : 1),
   }
 }
 
@@ -41,7 +42,8 @@ function framesOf(stack: string, delta: number): Frame[] {
     if (match === null) continue
     const [, name = '', module = '', index, offset] = match
     // V8 writes MODULE.FUNCTION if the name section names the module, too.
-    frames.push({ name: name.startsWith(`${module}.`) ? name.slice(module.length + 1) : name, index: Number(index), offset: Number.parseInt(offset!, 16) - delta })
+    frames.push({ name: name.startsWith(`${module}.`) ? name.slice(module.length + 1) : name, index: Number(index),
+      offset: Number.parseInt(offset!, 16) - delta })
   }
   return frames.slice(0, TRAP_FRAMES_MAX)
 }

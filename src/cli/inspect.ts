@@ -7,7 +7,7 @@ import { statSync } from 'node:fs'
 import { CellarError } from '../base/errors.ts'
 import { WASM_PAGE_BYTES } from '../base/limits.ts'
 import { formatSize } from '../base/units.ts'
-import { checkProgram, compileProgram, knownHypercall, printable, readProgram } from '../cell/program.ts'
+import { checkProgram, compileProgram, isHypercall, knownHypercall, printable, readProgram } from '../cell/program.ts'
 import type { ProgramFile } from '../cell/program.ts'
 import { SECTION_CODE, SECTION_CUSTOM } from '../wasm/encode.ts'
 import { formatFuncType, functionTypes, importsOf, memoriesOf, sectionOf } from '../wasm/module.ts'
@@ -36,10 +36,14 @@ export function inspect(argv: readonly string[]): number {
     return 0
   }
   const format = flags.output?.[0] ?? 'text'
-  if (format !== 'text' && format !== 'json') throw new CellarError('FLAG_VALUE_INVALID', ['--output', format, 'text or json'])
+  if (format !== 'text' && format !== 'json') {
+    throw new CellarError('FLAG_VALUE_INVALID', ['--output', format, 'text or json'])
+  }
   const [path, extra] = rest
   if (path === undefined) throw new CellarError('USAGE', ['Cannot inspect without a program'])
-  if (extra !== undefined) throw new CellarError('USAGE', [`Cannot inspect more than one program: "${extra}" follows "${path}"`])
+  if (extra !== undefined) {
+    throw new CellarError('USAGE', [`Cannot inspect more than one program: "${extra}" follows "${path}"`])
+  }
   const report = describe(path)
   process.stdout.write(format === 'json' ? `${JSON.stringify(report, null, 2)}\n` : text(report))
   return 0
@@ -68,7 +72,7 @@ type ModuleReport = {
     minBytes: number; maxBytes: number | null; importedAs: string | null; exportedAs: string[]
     shared: boolean; index64: boolean
   }[]
-  readonly hypercalls: ({ readonly name: string; readonly service: string } & Pick<Signature, 'answers' | 'support' | 'note'>)[]
+  readonly hypercalls: ({ name: string; service: string } & Pick<Signature, 'answers' | 'support' | 'note'>)[]
   readonly unknownImports: { module: string; name: string; kind: ExternKind; type: string | null }[]
   readonly exports: { name: string; kind: ExternKind; type: string | null }[]
   readonly customSections: { name: string; sizeBytes: number }[]
@@ -84,7 +88,8 @@ export function describe(path: string): Report {
     return { path, kind: 'component', sizeBytes: statSync(path).size, ...refused(error) }
   }
   const { bytes, module } = file
-  const exportsFunction = (name: string): boolean => module.exports.some((one) => one.kind === 'func' && one.name === name)
+  const exportsFunction = (name: string): boolean =>
+    module.exports.some((one) => one.kind === 'func' && one.name === name)
   const kind = exportsFunction('_start') ? 'command' : exportsFunction('_initialize') ? 'reactor' : 'library'
   return { path, kind, sizeBytes: bytes.length, ...verdict(file), module: describeModule(module) }
 }
@@ -118,7 +123,7 @@ function describeModule(module: Module): ModuleReport {
     hasStartFunction: module.start !== undefined,
     memories: describeMemories(module),
     hypercalls: describeHypercalls(module),
-    unknownImports: module.imports.filter((one) => one.kind !== 'memory' && knownHypercall(one) === undefined)
+    unknownImports: module.imports.filter((one) => one.kind !== 'memory' && !isHypercall(module, one))
       .map((one) => ({ module: one.module, name: one.name, kind: one.kind, type: importType(module, one) })),
     exports: module.exports.map((one) => ({ name: one.name, kind: one.kind, type: exportType(module, one, typeOf) })),
     customSections: module.sections.filter((one) => one.id === SECTION_CUSTOM)
@@ -143,11 +148,11 @@ function describeMemories(module: Module): ModuleReport['memories'] {
 function describeHypercalls(module: Module): ModuleReport['hypercalls'] {
   const found = new Map<string, Signature>()
   for (const one of module.imports) {
-    const signature = knownHypercall(one)
+    const signature = isHypercall(module, one) ? knownHypercall(one) : undefined
     if (signature !== undefined) found.set(one.name, signature)
   }
-  return Object.keys(SERVICES).flatMap((file) => [...found].filter(([, one]) => one.file === file)
-    .map(([name, { answers, support, note }]) => ({ name, service: SERVICES[file as Signature['file']], answers, support, note })))
+  return Object.entries(SERVICES).flatMap(([file, service]) => [...found].filter(([, one]) => one.file === file)
+    .map(([name, { answers, support, note }]) => ({ name, service, answers, support, note })))
 }
 
 function importType(module: Module, one: Import): string | null {
@@ -178,7 +183,7 @@ function text(report: Report): string {
     row('Size', formatSize(report.sizeBytes)),
     ...(module === undefined ? [] : moduleRows(module)),
     row('Runs', refusal === undefined ? 'yes' : `no: ${refusal.code}`),
-    ...(refusal === undefined ? [] : [...wrapped('', refusal.message.split(' '), ' '), ...wrapped('', `Hint: ${refusal.hint}`.split(' '), ' ')]),
+    ...(refusal === undefined ? [] : [...paragraph(refusal.message), ...paragraph(`Hint: ${refusal.hint}`)]),
     ...(module === undefined ? [] : [...hypercallLines(module), ...importLines(module), ...exportLines(module)]),
   ]
   return `${lines.join('\n')}\n`
@@ -203,7 +208,8 @@ function moduleRows(module: ModuleReport): string[] {
 function memoryRow(memory: ModuleReport['memories'][number]): string {
   const most = memory.maxBytes === null ? 'no maximum of its own' : `at most ${formatSize(memory.maxBytes)}`
   const from = memory.importedAs === null ? 'its own' : `imported as ${printable(memory.importedAs)}`
-  const exported = memory.exportedAs.length === 0 ? '' : `, exported as ${memory.exportedAs.map((one) => printable(one)).join(', ')}`
+  const names = memory.exportedAs.map((one) => printable(one)).join(', ')
+  const exported = names === '' ? '' : `, exported as ${names}`
   const kind = (memory.shared ? ', shared between threads' : '') + (memory.index64 ? ', 64-bit' : '')
   return row('Memory', `${formatSize(memory.minBytes)} at the start, ${most}; ${from}${exported}${kind}`)
 }
@@ -216,9 +222,10 @@ function hypercallLines({ hypercalls }: ModuleReport): string[] {
     lines.push(...wrapped(`  ${service}`, hypercalls.filter((one) => one.service === service)
       .map((one) => one.name + (one.answers === 'wait' ? '*' : ''))))
   }
-  if (hypercalls.some((one) => one.answers === 'wait')) lines.push('  * may have to wait: the program is parked meanwhile')
+  if (hypercalls.some((one) => one.answers === 'wait')) lines.push('  * may wait: the program is parked meanwhile')
   for (const { name, support, note } of hypercalls) {
-    if (support !== 'full') lines.push(`  ${name}: ${support === 'none' ? 'not supported' : 'supported in part'}. ${note}`)
+    const how = support === 'none' ? 'not supported' : 'supported in part'
+    if (support !== 'full') lines.push(...wrapped('', `${name}: ${how}. ${note}`.split(' '), ' '))
   }
   return lines
 }
@@ -236,15 +243,20 @@ function importLines({ unknownImports }: ModuleReport): string[] {
 
 function exportLines({ exports }: ModuleReport): string[] {
   if (exports.length === 0) return ['', 'Exports: none']
-  const shown = exports.slice(0, LISTED_MAX).map((one) => ({ ...one, name: printable(one.name), type: printable(one.type ?? '') }))
+  const shown = exports.slice(0, LISTED_MAX)
+    .map(({ name, kind, type }) => ({ kind, name: printable(name), type: printable(type ?? '') }))
   const width = Math.min(40, Math.max(...shown.map((one) => one.name.length)))
   return ['', `Exports: ${exports.length}`,
     ...shown.map(({ name, kind, type }) => `  ${kind.padEnd(8)}${name.padEnd(width)}  ${type}`.trimEnd()),
-    ...(exports.length > shown.length ? [`  … and ${exports.length - shown.length} more: '-o json' lists them all`] : [])]
+    ...(exports.length > LISTED_MAX ? [`  … and ${exports.length - LISTED_MAX} more: '-o json' lists them all`] : [])]
 }
 
 function capped(names: string[]): string[] {
   return names.length <= LISTED_MAX ? names : [...names.slice(0, LISTED_MAX), `… and ${names.length - LISTED_MAX} more`]
+}
+
+function paragraph(sentence: string): string[] {
+  return wrapped('', sentence.split(' '), ' ')
 }
 
 function plural(count: number, noun: string): string {

@@ -1,12 +1,16 @@
 // cli/main.ts: `cellar COMMAND`: finds the command and loads its code only.
 
+import { flushCompileCache } from 'node:module'
 import { CellarError } from '../base/errors.ts'
+import { exitNow, isSupported } from '../sys/libc.ts'
 
 /** Commands in the order of the help. */
 const COMMANDS = {
   run: { help: 'Run a program in the foreground', load: async () => (await import('./run.ts')).run },
-  inspect: { help: 'Show what a program imports, exports and will ask of the hypervisor', load: async () => (await import('./inspect.ts')).inspect },
-  version: { help: 'Show the version of Cellar and of its engine', load: async () => (await import('./version.ts')).version },
+  inspect: { help: 'Show what a program imports, exports and will ask of the hypervisor',
+    load: async () => (await import('./inspect.ts')).inspect },
+  version: { help: 'Show the version of Cellar and of its engine',
+    load: async () => (await import('./version.ts')).version },
 } as const
 
 const HELP = `Cellar: a hypervisor that runs WebAssembly programs directly
@@ -36,16 +40,30 @@ async function main(argv: readonly string[]): Promise<number> {
   }
   const wanted = name === '--version' ? 'version' : name
   if (!Object.hasOwn(COMMANDS, wanted)) {
-    throw new CellarError('USAGE', [name === '' ? 'Cannot tell what to do: no command given' : `Cannot run command "${name}" as no such command exists`])
+    throw new CellarError('USAGE', [name === '' ? 'Cannot tell what to do: no command given'
+      : `Cannot run command "${name}" as no such command exists`])
   }
   const command = await COMMANDS[wanted as keyof typeof COMMANDS].load()
   return await command(rest)
 }
 
+/**
+ * Ends the process. What the guest wrote was written by system calls already. exit(3) would wait for libuv's threads,
+ * and one of them may be reading a stdin that nobody writes to.
+ */
+async function end(status: number): Promise<void> {
+  if (process.argv[1]?.endsWith('main.ts') === true) (await import('./image.ts')).writeImage()
+  if (isSupported()) {
+    flushCompileCache()
+    exitNow(status)
+  }
+  process.exit(status)
+}
+
 try {
-  process.exitCode = await main(process.argv.slice(2))
+  await end(await main(process.argv.slice(2)))
 } catch (error) {
   if (!(error instanceof CellarError)) throw error
   process.stderr.write(`cellar: ${error.message} [${error.code}]\n  hint: ${error.hint}\n`)
-  process.exitCode = error.exit
+  await end(error.exit)
 }

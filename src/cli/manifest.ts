@@ -29,11 +29,13 @@ const argument = z.union([z.number(), z.string(), z.array(z.string())])
 /** What a manifest may say. Unknown keys are errors: a typing mistake must not take a limit away. */
 export const CELL_MANIFEST = z.strictObject({
   program: z.string().min(1).describe('The .wasm file, relative to the manifest'),
-  args: z.array(z.string()).default([]).describe("The program's arguments, its name first; those of the command line follow"),
+  args: z.array(z.string()).default([]).describe(
+    "The program's arguments, its name first; those of the command line follow"),
   env: z.record(z.string().regex(/^[^=\0]+$/), z.string()).default({}).describe('Environment variables'),
   volumes: z.array(z.string()).default([]).describe('Folders: HOST[:GUEST][:ro], HOST relative to the manifest'),
   listen: z.array(z.string()).default([]).describe('Listening sockets: tcp:HOST:PORT'),
-  memory: z.string().refine((text) => (parseSize(text) ?? 0) >= WASM_PAGE_BYTES, 'must be a size of at least 64KiB').optional()
+  memory: z.string().refine((text) => (parseSize(text) ?? 0) >= WASM_PAGE_BYTES,
+    'must be a size of at least 64KiB').optional()
     .describe('Most memory that the program may have, such as 64MiB'),
   stubs: z.array(z.string()).default([]).describe('Unknown imports to bind to stubs: MODULE or MODULE.NAME'),
   calls: z.array(z.strictObject({ call: z.string().min(1), with: z.array(argument).default([]) })).min(1).optional()
@@ -44,19 +46,22 @@ export const CELL_MANIFEST = z.strictObject({
 export function readLaunch(path: string, args: readonly string[], granted: Grants): Launch {
   const manifest = parseManifest(path)
   const folder = dirname(resolve(path))
-  const limit = manifest.memory === undefined ? WASM_PAGES_MAX : Math.floor(parseSize(manifest.memory)! / WASM_PAGE_BYTES)
+  const limit = manifest.memory === undefined ? WASM_PAGES_MAX
+    : Math.floor(parseSize(manifest.memory)! / WASM_PAGE_BYTES)
   return {
     program: resolve(folder, manifest.program),
     grants: {
       ...granted,
       args: [...(manifest.args.length > 0 ? manifest.args : [manifest.program]), ...args],
       env: [...Object.entries(manifest.env), ...granted.env],
-      volumes: [...manifest.volumes.map(volume).map((one) => ({ ...one, host: resolve(folder, one.host) })), ...granted.volumes ?? []],
+      volumes: [...manifest.volumes.map(volume).map((one) => ({ ...one, host: resolve(folder, one.host) })),
+        ...granted.volumes ?? []],
       listen: [...manifest.listen, ...granted.listen ?? []],
       memoryPagesMax: Math.min(limit, granted.memoryPagesMax ?? WASM_PAGES_MAX),
     },
     stubs: manifest.stubs,
-    ...(manifest.calls === undefined ? {} : { calls: manifest.calls.map((one) => ({ ...one, with: one.with.map(fill(args)) })) }),
+    ...(manifest.calls === undefined ? {} : { calls: manifest.calls.map((one) =>
+      ({ ...one, with: one.with.map(fill(args)) })) }),
   }
 }
 
@@ -76,7 +81,8 @@ function parseManifest(path: string): z.infer<typeof CELL_MANIFEST> {
   const { message, path: where } = result.error.issues[0]!
   const node = document.getIn(where as string[], true) as { range?: [number] } | undefined
   const { line, col } = lines.linePos(node?.range?.[0] ?? 0)
-  throw new CellarError('MANIFEST_INVALID', [path, `${where.join('.') || 'the whole'}: ${message} (line ${line}, column ${col})`])
+  throw new CellarError('MANIFEST_INVALID', [path,
+    `${where.join('.') || 'the whole'}: ${message} (line ${line}, column ${col})`])
 }
 
 /** Puts the command line's arguments where an argument says ${args}. */

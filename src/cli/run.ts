@@ -4,7 +4,6 @@
 // would double the time to its first instruction; then Ctrl-C ends the process as it does any other. When the run has
 // to be supervised (--timeout, --stats), the pCPU is a worker and this thread watches it (supervise.ts).
 
-import { flushCompileCache } from 'node:module'
 import { signals } from '../base/signals.ts'
 import { CellarError } from '../base/errors.ts'
 import { WASM_PAGE_BYTES, WASM_PAGES_MAX } from '../base/limits.ts'
@@ -12,9 +11,8 @@ import { parseDuration, parseSize } from '../base/units.ts'
 import type { Outcome } from '../cell/cell.ts'
 import type { Call } from '../cell/library.ts'
 import { loadExecutable } from '../cell/load.ts'
-import { Pcpu, type Grants } from '../cell/pcpu.ts'
+import { flushed, Pcpu, type Grants } from '../cell/pcpu.ts'
 import { StandardInput, StandardOutput } from '../services/console/stdio.ts'
-import { exitNow, isSupported } from '../sys/libc.ts'
 import { helpOf, parseFlags, RUN_FLAGS, type Parsed } from './flags.ts'
 
 const HELP = `Run a WebAssembly program (WASI preview 1) as a cell, in the foreground
@@ -52,12 +50,13 @@ export async function run(argv: readonly string[]): Promise<number> {
     return 0
   }
   const timeoutNs = flags.timeout === undefined ? undefined : duration('--timeout', flags.timeout[0]!)
-  const launch = flags.file === undefined ? launchOf(parsed) : await (await import('./manifest.ts')).readLaunch(flags.file[0]!, rest, grantsOf(parsed))
+  const launch = flags.file === undefined ? launchOf(parsed)
+    : await (await import('./manifest.ts')).readLaunch(flags.file[0]!, rest, grantsOf(parsed))
   if (timeoutNs !== undefined || flags.stats !== undefined) {
     const { supervise } = await import('./supervise.ts')
-    return finish(await supervise(launch, { timeoutNs, stats: flags.stats !== undefined, trace: flags.trace !== undefined }))
+    return await supervise(launch, { timeoutNs, stats: flags.stats !== undefined, trace: flags.trace !== undefined })
   }
-  return finish(await runHere(launch, flags.trace !== undefined))
+  return await runHere(launch, flags.trace !== undefined)
 }
 
 async function runHere(launch: Launch, trace: boolean): Promise<number> {
@@ -65,7 +64,9 @@ async function runHere(launch: Launch, trace: boolean): Promise<number> {
   const tracer = trace ? (await import('../cell/trace.ts')).traceToStderr() : undefined
   const console = { stdin: new StandardInput(0), stdout: new StandardOutput(1), stderr: new StandardOutput(2) }
   const cell = await new Pcpu().create(executable, launch.grants, console, { tracer })
-  const outcome = launch.calls === undefined ? await cell.run() : await (await import('../cell/library.ts')).runLibrary(cell, launch.program, launch.calls)
+  const outcome = launch.calls === undefined ? await cell.run()
+    : await (await import('../cell/library.ts')).runLibrary(cell, launch.program, launch.calls)
+  await flushed(launch.grants)
   return report(launch.program, outcome)
 }
 
@@ -75,7 +76,8 @@ export function report(program: string, outcome: Outcome): number {
   if (outcome.kind === 'signal') return 128 + outcome.signal
   const width = Math.max(0, ...outcome.frames.map(({ name }) => name.length))
   const frames = outcome.frames.map(({ name, index, offset }, i) =>
-    `\n  #${String(i).padEnd(3)}${(name || '?').padEnd(Math.min(width, 60))}  function ${index}, byte 0x${offset.toString(16)}`)
+    `\n  #${String(i).padEnd(3)}${(name || '?').padEnd(Math.min(width, 60))}  function ${index}, byte 0x${
+      offset.toString(16)}`)
   process.stderr.write(`cellar: ${program} trapped: ${outcome.reason}${frames.join('')}\n`)
   return 128 + signals.SIGABRT
 }
@@ -88,7 +90,8 @@ function grantsOf({ flags }: Parsed<typeof RUN_FLAGS>): Grants {
     volumes: (flags.dir ?? []).map(volume),
     listen: flags.listen ?? [],
     memoryPagesMax: flags.memory === undefined ? WASM_PAGES_MAX : pages(flags.memory[0]!),
-    ...(flags['clock-resolution'] === undefined ? {} : { clockResolution: duration('--clock-resolution', flags['clock-resolution'][0]!) }),
+    ...(flags['clock-resolution'] === undefined ? {}
+      : { clockResolution: duration('--clock-resolution', flags['clock-resolution'][0]!) }),
   }
 }
 
@@ -101,7 +104,8 @@ function launchOf(parsed: Parsed<typeof RUN_FLAGS>): Launch {
 function variable(text: string): [string, string][] {
   const at = text.indexOf('=')
   if (at > 0 && !text.includes('\0')) return [[text.slice(0, at), text.slice(at + 1)]]
-  if (at === 0 || text === '' || text.includes('\0')) throw new CellarError('FLAG_VALUE_INVALID', ['--env', text, 'K=V, or K to pass on'])
+  if (at === 0 || text === '' || text.includes('\0')) throw new CellarError('FLAG_VALUE_INVALID',
+    ['--env', text, 'K=V, or K to pass on'])
   const own = process.env[text]
   return own === undefined ? [] : [[text, own]]
 }
@@ -112,29 +116,22 @@ export function volume(text: string): { host: string; guest: string; readOnly: b
   const readOnly = parts.length > 1 && parts.at(-1) === 'ro'
   if (readOnly) parts.pop()
   const [host = '', guest = host] = parts
-  if (parts.length > 2 || host === '' || guest === '') throw new CellarError('FLAG_VALUE_INVALID', ['--dir', text, 'HOST[:GUEST][:ro]'])
+  if (parts.length > 2 || host === '' || guest === '') throw new CellarError('FLAG_VALUE_INVALID',
+    ['--dir', text, 'HOST[:GUEST][:ro]'])
   return { host, guest, readOnly }
 }
 
 function pages(text: string): number {
   const bytes = parseSize(text)
   const count = bytes === undefined ? 0 : Math.floor(bytes / WASM_PAGE_BYTES)
-  if (count < 1) throw new CellarError('FLAG_VALUE_INVALID', ['--memory', text, 'a size of at least 64KiB, such as 64MiB'])
+  if (count < 1) throw new CellarError('FLAG_VALUE_INVALID',
+    ['--memory', text, 'a size of at least 64KiB, such as 64MiB'])
   return Math.min(count, WASM_PAGES_MAX)
 }
 
 function duration(flag: string, text: string): number {
   const ns = parseDuration(text)
-  if (ns === undefined || ns < 1) throw new CellarError('FLAG_VALUE_INVALID', [flag, text, 'a duration above 0, such as 5s or 250ms'])
+  if (ns === undefined || ns < 1) throw new CellarError('FLAG_VALUE_INVALID',
+    [flag, text, 'a duration above 0, such as 5s or 250ms'])
   return ns
-}
-
-/**
- * Ends the process with `status`. Everything was written by system calls already. exit(3) would wait for libuv's
- * threads, and one of them may be reading a stdin that nobody writes to.
- */
-function finish(status: number): number {
-  if (!isSupported()) return status
-  flushCompileCache()
-  return exitNow(status)
 }

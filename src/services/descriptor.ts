@@ -51,7 +51,10 @@ export interface Descriptor {
   pollWrite?(): number
   /** True if the other side is gone: reported by poll_oneoff as FD_READWRITE_HANGUP. */
   hangup?(): boolean
-  /** Adds a waker for "read() may go on", and starts whatever must be started for that. */
+  /**
+   * Adds a waker for "read() may go on", and starts whatever must be started for that. The waker is called later,
+   * never from within: its owner may be about to wait for other descriptors, too.
+   */
   awaitReadable?(waker: Waker): void
   awaitWritable?(waker: Waker): void
   /** Takes the waker back from both. */

@@ -46,12 +46,13 @@ export function decodeModule(bytes: Uint8Array): Module {
     elementCount: count(SECTION_ELEMENT),
     dataCount: count(SECTION_DATA),
   }
-  checkCounts(module, count(SECTION_CODE), read<number | undefined>(SECTION_DATA_COUNT, (reader) => reader.u32(), undefined))
+  const declared = read<number | undefined>(SECTION_DATA_COUNT, (reader) => reader.u32(), undefined)
+  checkCounts(module, count(SECTION_CODE), declared)
   return module
 }
 
-/** 'import section', as messages have it. */
-export function sectionName(id: number): string {
+// 'import section', as messages have it.
+function sectionName(id: number): string {
   return `${SECTION_NAMES[id] ?? `unknown (${id})`} section`
 }
 
@@ -74,7 +75,7 @@ function walk(bytes: Uint8Array): Section[] {
     const order = ORDER.indexOf(id)
     const where = sectionName(id)
     if (id !== SECTION_CUSTOM) {
-      if (order < 0) throw new MalformedModule({ offset: start, where: 'list of sections' }, `no section has the id ${id}`)
+      if (order < 0) throw new MalformedModule({ offset: start, where: 'file' }, `no section has the id ${id}`)
       if (order < place) {
         throw new MalformedModule({ offset: start, where }, 'it comes twice, or after a section that it must precede')
       }

@@ -1,8 +1,8 @@
 // wasm/encode.ts: writes WebAssembly modules (spec §5, "Binary Format").
 //
 // For the few modules that the hypervisor makes itself: its gate, and the sections that prepare.ts puts into a guest's
-// module. It checks nothing; V8 validates what comes out. Bytes are gathered in plain arrays, since what is made here is
-// at most some KiB; the sections of a guest are copied by prepare.ts and never pass through here.
+// module. It checks nothing; V8 validates what comes out. Bytes are gathered in plain arrays, since what is made here
+// is at most some KiB; the sections of a guest are copied by prepare.ts and never pass through here.
 //
 // Elsewhere: reading (decode.ts), rewriting a guest's module (prepare.ts).
 

@@ -1,3 +1,5 @@
+// wasm/encode_test.ts: what the encoder writes, read by V8.
+
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'

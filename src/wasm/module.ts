@@ -43,7 +43,9 @@ export type Section = {
 
 /** Types other than a function's are counted, not described: the hypervisor's interfaces use none. */
 export type Type = FuncType | { readonly kind: 'struct' | 'array' | 'cont' }
-export type FuncType = { readonly kind: 'func'; readonly params: readonly string[]; readonly results: readonly string[] }
+export type FuncType = {
+  readonly kind: 'func'; readonly params: readonly string[]; readonly results: readonly string[]
+}
 
 /** `offset`: the byte of the file at which its entry begins. */
 export type Import = { readonly module: string; readonly name: string; readonly offset: number } & ImportType

@@ -1,3 +1,5 @@
+// wasm/names_test.ts: custom sections as tools write them, and damaged ones.
+
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import wabt from 'wabt'
@@ -21,7 +23,8 @@ test('decodeNames reads the names of the module and of its functions', () => {
 test('decodeProducers reads fields, names and versions', () => {
   const field = (title: string, ...values: [string, string][]): number[] =>
     [...name(title), ...vec(values.map(([tool, version]) => [...name(tool), ...name(version)]))]
-  const module = withCustom('producers', vec([field('language', ['C11', ''], ['Rust', '']), field('processed-by', ['clang', '18'])]))
+  const fields = [field('language', ['C11', ''], ['Rust', '']), field('processed-by', ['clang', '18'])]
+  const module = withCustom('producers', vec(fields))
   assert.deepEqual(decodeProducers(module), [
     { field: 'language', name: 'C11', version: '' }, { field: 'language', name: 'Rust', version: '' },
     { field: 'processed-by', name: 'clang', version: '18' },

@@ -95,7 +95,9 @@ function rewrite(module: Module): Piece[] {
   const missing = [SECTION_IMPORT, SECTION_EXPORT].filter((id) => sectionOf(module, id) === undefined)
   for (const { id, start, end } of module.sections) {
     if (id !== SECTION_CUSTOM) {
-      while (missing[0] !== undefined && ORDER.indexOf(missing[0]) < ORDER.indexOf(id)) add(pieces, module, missing.shift()!)
+      while (missing[0] !== undefined && ORDER.indexOf(missing[0]) < ORDER.indexOf(id)) {
+        add(pieces, module, missing.shift()!)
+      }
     }
     if (id === SECTION_IMPORT || id === SECTION_EXPORT) add(pieces, module, id)
     else if (id !== SECTION_MEMORY && id !== SECTION_START) copy(pieces, start, end)

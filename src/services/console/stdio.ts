@@ -154,7 +154,8 @@ export class StandardOutput extends StandardStream implements Descriptor {
       while (done < length) {
         // An error or a hang-up polls as an event too, and is for write(2) to tell.
         if (!this.isFile && poll1(this.fd, POLLOUT) === 0) return done > 0 ? done : -EAGAIN
-        done += writeSync(this.fd, bytes, offset + done, this.isFile ? length - done : Math.min(length - done, PIPE_BUF))
+        done += writeSync(this.fd, bytes, offset + done,
+          this.isFile ? length - done : Math.min(length - done, PIPE_BUF))
       }
       return done
     } catch (error) {

@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe } from 'node:test'
+import { EAGAIN } from '../../base/errno.ts'
 import { isSupported } from '../../sys/libc.ts'
 import { GuestMemory } from '../guest_memory.ts'
 import { Iovecs } from '../iovecs.ts'
@@ -97,11 +98,16 @@ export class Guest {
   }
 }
 
+/** For `using`: closes it at the end of the test. */
+export function disposable<T extends Directory | File>(it: T): { it: T } & Disposable {
+  return { it, [Symbol.dispose]() { it.close() } }
+}
+
 /** Tries until it isn't -EAGAIN, waiting as a vCPU does. */
 export async function waited(file: File, attempt: () => number): Promise<number> {
   for (let i = 0; i < 100; i++) {
     const result = attempt()
-    if (result !== -6) return result
+    if (result !== -EAGAIN) return result
     await new Promise<void>((resolve) => { file.awaitReadable(resolve) })
   }
   throw new Error('Still -EAGAIN after 100 tries')

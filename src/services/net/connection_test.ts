@@ -126,7 +126,7 @@ describe('receiving', () => {
     assert.equal(connection.recv(ranges(0)), 0)
   })
 
-  test('what a peer sends to a guest that does not read is bounded, and all of it arrives in the end', async (context) => {
+  test('what a peer sends to a guest that does not read is bounded, and all of it arrives', async (context) => {
     const [connection, peer] = await pair(context)
     const sent = 8 * 1024 * 1024
     const pattern = Buffer.alloc(sent, Buffer.from(Array.from({ length: 251 }, (_, i) => i)))
@@ -175,7 +175,7 @@ describe('sending', () => {
     assert.equal(got.toString(), 'hello world')
   })
 
-  test('what a guest sends to a peer that does not read is bounded, and all of it arrives in the end', async (context) => {
+  test('what a guest sends to a peer that does not read is bounded, and all of it arrives', async (context) => {
     const [connection, peer] = await pair(context)
     peer.pause()
     let accepted = 0

@@ -11,7 +11,8 @@ export function clock_res_get(context: Context, id: number, out: number): number
 }
 
 // Hot path: no allocation. The BigInt lives in registers, since it goes straight from one 64-bit cell to another.
-export function clock_time_get(context: Context, id: number, _precisionLo: number, _precisionHi: number, out: number): number {
+export function clock_time_get(context: Context, id: number, _precisionLo: number, _precisionHi: number,
+  out: number): number {
   const { memory } = context
   const at = memory.check(out, 8)
   if (id === CLOCKID_MONOTONIC || id === CLOCKID_REALTIME) memory.view.setBigUint64(at, context.clock.time(id), true)

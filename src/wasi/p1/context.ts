@@ -83,7 +83,8 @@ export class Context {
   }
 
   /** Waits until `descriptor` may be read. Answer the result: `return context.awaitReadable(d)`. */
-  awaitReadable(descriptor: { awaitReadable?(waker: () => void): void; forget?(waker: () => void): void }): typeof WAIT {
+  awaitReadable(descriptor: { awaitReadable?(waker: () => void): void; forget?(waker: () =>
+    void): void }): typeof WAIT {
     this.#awake = false
     this.#queues.push(descriptor)
     descriptor.awaitReadable?.(this.wake)
@@ -91,7 +92,8 @@ export class Context {
   }
 
   /** Waits until `descriptor` may be written. */
-  awaitWritable(descriptor: { awaitWritable?(waker: () => void): void; forget?(waker: () => void): void }): typeof WAIT {
+  awaitWritable(descriptor: { awaitWritable?(waker: () => void): void; forget?(waker: () =>
+    void): void }): typeof WAIT {
     this.#awake = false
     this.#queues.push(descriptor)
     descriptor.awaitWritable?.(this.wake)

@@ -3,11 +3,13 @@
 // Elsewhere: file attributes (filestat.ts), folders (readdir.ts, path.ts), sockets' own calls (sock.ts).
 // Hot path in fd_read and fd_write: no allocation, no closures. Everything is checked before anything moves.
 
-import { EAGAIN, EBADF, EINVAL, ENOTCAPABLE, ENOTDIR, ENOTSUP, EOVERFLOW, EPIPE, ESPIPE, ESUCCESS, ENAMETOOLONG } from '../../base/errno.ts'
+import { EAGAIN, EBADF, EINVAL, ENOTCAPABLE, ENOTDIR, ENOTSUP, EOVERFLOW, EPIPE, ESPIPE, ESUCCESS,
+  ENAMETOOLONG } from '../../base/errno.ts'
 import { FILETYPE_DIRECTORY, FILETYPE_REGULAR_FILE, FILETYPE_SOCKET_STREAM } from '../../services/descriptor.ts'
 import * as abi from './abi.ts'
 import { STOP, type Context } from './context.ts'
 import { lacks, type Entry } from './descriptors.ts'
+import { wouldBlock } from './nonblock.ts'
 
 const SIGPIPE = 13
 
@@ -22,7 +24,7 @@ export function fd_read(context: Context, fd: number, iovs: number, count: numbe
   if (!iovecs.load(memory, iovs, count)) return EINVAL
   if (iovecs.total === 0) return answer(context, at, 0)
   const result = descriptor.read(iovecs)
-  if (result === -EAGAIN && mayWait(entry)) return context.awaitReadable(descriptor)
+  if (result === -EAGAIN) return refused(context, entry) ?? context.awaitReadable(descriptor)
   return answer(context, at, result)
 }
 
@@ -37,9 +39,10 @@ export function fd_write(context: Context, fd: number, iovs: number, count: numb
   if (!iovecs.load(memory, iovs, count)) return EINVAL
   if (iovecs.total === 0) return answer(context, at, 0)
   // A stream may take the bytes while it says "later", so that a guest that doesn't wait must not begin.
-  if ((entry.flags & abi.FDFLAGS_NONBLOCK) !== 0 && descriptor.pollWrite?.() === -EAGAIN) return EAGAIN
+  if ((entry.flags & abi.FDFLAGS_NONBLOCK) !== 0 && descriptor.pollWrite?.() === -EAGAIN) return refused(context,
+    entry)!
   const result = descriptor.write(iovecs)
-  if (result === -EAGAIN && mayWait(entry)) return context.awaitWritable(descriptor)
+  if (result === -EAGAIN) return refused(context, entry) ?? context.awaitWritable(descriptor)
   // A console whose reader is gone ends the guest, as a pipe does on Unix; a connection only reports it.
   if (result === -EPIPE && descriptor.filetype !== FILETYPE_SOCKET_STREAM) {
     context.end = { kind: 'signal', signal: SIGPIPE }
@@ -48,7 +51,8 @@ export function fd_write(context: Context, fd: number, iovs: number, count: numb
   return answer(context, at, result)
 }
 
-export function fd_pread(context: Context, fd: number, iovs: number, count: number, lo: number, hi: number, out: number): number {
+export function fd_pread(context: Context, fd: number, iovs: number, count: number, lo: number, hi: number,
+  out: number): number {
   const entry = context.descriptors.get(fd)
   const lacking = lacks(entry, abi.RIGHTS_FD_READ | abi.RIGHTS_FD_SEEK)
   if (lacking !== 0) return notPositioned(entry, lacking)
@@ -63,7 +67,8 @@ export function fd_pread(context: Context, fd: number, iovs: number, count: numb
   return answer(context, at, result)
 }
 
-export function fd_pwrite(context: Context, fd: number, iovs: number, count: number, lo: number, hi: number, out: number): number {
+export function fd_pwrite(context: Context, fd: number, iovs: number, count: number, lo: number, hi: number,
+  out: number): number {
   const entry = context.descriptors.get(fd)
   const lacking = lacks(entry, abi.RIGHTS_FD_WRITE | abi.RIGHTS_FD_SEEK)
   if (lacking !== 0) return notPositioned(entry, lacking)
@@ -115,7 +120,8 @@ export function fd_datasync(context: Context, fd: number): number {
   return flush(context, fd, abi.RIGHTS_FD_DATASYNC, true)
 }
 
-export function fd_advise(context: Context, fd: number, offLo: number, offHi: number, lenLo: number, lenHi: number, advice: number): number {
+export function fd_advise(context: Context, fd: number, offLo: number, offHi: number, lenLo: number, lenHi: number,
+  advice: number): number {
   const entry = context.descriptors.get(fd)
   const lacking = lacks(entry, abi.RIGHTS_FD_ADVISE)
   if (lacking !== 0) return notPositioned(entry, lacking)
@@ -128,7 +134,8 @@ export function fd_advise(context: Context, fd: number, offLo: number, offHi: nu
   return -file.advise(offset, length, advice)
 }
 
-export function fd_allocate(context: Context, fd: number, offLo: number, offHi: number, lenLo: number, lenHi: number): number {
+export function fd_allocate(context: Context, fd: number, offLo: number, offHi: number, lenLo: number,
+  lenHi: number): number {
   const entry = context.descriptors.get(fd)
   const lacking = lacks(entry, abi.RIGHTS_FD_ALLOCATE)
   if (lacking !== 0) return notPositioned(entry, lacking)
@@ -171,7 +178,8 @@ export function fd_fdstat_set_flags(context: Context, fd: number, flags: number)
 }
 
 /** Rights can only be given up. */
-export function fd_fdstat_set_rights(context: Context, fd: number, baseLo: number, baseHi: number, inheritingLo: number, inheritingHi: number): number {
+export function fd_fdstat_set_rights(context: Context, fd: number, baseLo: number, baseHi: number, inheritingLo: number,
+  inheritingHi: number): number {
   const entry = context.descriptors.get(fd)
   if (entry === undefined) return EBADF
   if (baseHi !== 0 || inheritingHi !== 0) return ENOTCAPABLE
@@ -207,9 +215,10 @@ function answer(context: Context, at: number, result: number): number {
   return ESUCCESS
 }
 
-function mayWait(entry: Entry): boolean {
+/** What a guest that doesn't wait is told; undefined if it waits. */
+function refused(context: Context, entry: Entry): number | undefined {
   // A file's disk is waited for even by a guest that set NONBLOCK, as Linux does: "later" is not an answer for files.
-  return (entry.flags & abi.FDFLAGS_NONBLOCK) === 0 || entry.descriptor.filetype === FILETYPE_REGULAR_FILE
+  return entry.descriptor.filetype === FILETYPE_REGULAR_FILE ? undefined : wouldBlock(context, entry)
 }
 
 function flush(context: Context, fd: number, right: number, dataOnly: boolean): number {

@@ -37,7 +37,7 @@ export function fd_filestat_set_size(context: Context, fd: number, lo: number, h
   if (hi < 0) return EINVAL
   const size = hi * 4294967296 + (lo >>> 0)
   if (!Number.isSafeInteger(size)) return EFBIG
-  return -entry!.descriptor.setSize(size)
+  return 0 - entry!.descriptor.setSize(size)
 }
 
 export function fd_filestat_set_times(
@@ -51,7 +51,7 @@ export function fd_filestat_set_times(
   if (typeof times === 'number') return times
   const { descriptor } = entry
   if (!(descriptor instanceof File || descriptor instanceof Directory)) return ENOTSUP
-  return -descriptor.setTimes(times)
+  return 0 - descriptor.setTimes(times)
 }
 
 /** The times that `flags` (FSTFLAGS_*) and the two timestamps ask for; EINVAL if a time is both given and "now". */

@@ -37,7 +37,13 @@ export function path_open(
   const outAt = memory.check(out, 4)
 
   let rightsBase = rightsLo & RIGHTS_POSSIBLE
-  const rightsInheriting = inheritingLo & RIGHTS_POSSIBLE
+  let rightsInheriting = inheritingLo & RIGHTS_POSSIBLE
+  if (folder.readOnly) {
+    // Whoever insists on writing is told why not. Other rights to change something are not granted and not an error.
+    if ((rightsBase & abi.RIGHTS_FD_WRITE) !== 0) return EROFS
+    rightsBase &= ~abi.RIGHTS_CHANGING
+    rightsInheriting &= ~abi.RIGHTS_CHANGING
+  }
   if (((rightsBase | rightsInheriting) & ~descriptors.get(fd)!.rightsInheriting) !== 0) return ENOTCAPABLE
 
   let opened = folder.open(path, howOf(dirflags, oflags, rightsBase, fdflags))
@@ -75,19 +81,19 @@ function howOf(dirflags: number, oflags: number, rights: number, fdflags: number
 export function path_create_directory(context: Context, fd: number, pointer: number, length: number): number {
   const folder = folderOf(context, fd, abi.RIGHTS_PATH_CREATE_DIRECTORY)
   if (typeof folder === 'number') return folder
-  return -folder.mkdir(context.memory.at(pointer, length))
+  return 0 - folder.mkdir(context.memory.at(pointer, length))
 }
 
 export function path_remove_directory(context: Context, fd: number, pointer: number, length: number): number {
   const folder = folderOf(context, fd, abi.RIGHTS_PATH_REMOVE_DIRECTORY)
   if (typeof folder === 'number') return folder
-  return -folder.rmdir(context.memory.at(pointer, length))
+  return 0 - folder.rmdir(context.memory.at(pointer, length))
 }
 
 export function path_unlink_file(context: Context, fd: number, pointer: number, length: number): number {
   const folder = folderOf(context, fd, abi.RIGHTS_PATH_UNLINK_FILE)
   if (typeof folder === 'number') return folder
-  return -folder.unlink(context.memory.at(pointer, length))
+  return 0 - folder.unlink(context.memory.at(pointer, length))
 }
 
 export function path_rename(
@@ -98,7 +104,7 @@ export function path_rename(
   if (typeof from === 'number') return from
   const to = folderOf(context, newFd, abi.RIGHTS_PATH_RENAME_TARGET)
   if (typeof to === 'number') return to
-  return -from.rename(context.memory.at(oldPointer, oldLength), to, context.memory.at(newPointer, newLength))
+  return 0 - from.rename(context.memory.at(oldPointer, oldLength), to, context.memory.at(newPointer, newLength))
 }
 
 /** Following a symbolic link to link what it leads to is EINVAL, as in other runtimes. */
@@ -111,7 +117,7 @@ export function path_link(
   const to = folderOf(context, newFd, abi.RIGHTS_PATH_LINK_TARGET)
   if (typeof to === 'number') return to
   if (oldFlags !== 0) return EINVAL
-  return -from.link(context.memory.at(oldPointer, oldLength), to, context.memory.at(newPointer, newLength))
+  return 0 - from.link(context.memory.at(oldPointer, oldLength), to, context.memory.at(newPointer, newLength))
 }
 
 export function path_symlink(
@@ -119,7 +125,7 @@ export function path_symlink(
 ): number {
   const folder = folderOf(context, fd, abi.RIGHTS_PATH_SYMLINK)
   if (typeof folder === 'number') return folder
-  return -folder.symlink(context.memory.at(targetPointer, targetLength), context.memory.at(pointer, length))
+  return 0 - folder.symlink(context.memory.at(targetPointer, targetLength), context.memory.at(pointer, length))
 }
 
 /** A target that doesn't fit is cut off. */
@@ -164,7 +170,7 @@ export function path_filestat_set_times(
   const times = readTimes(atimLo, atimHi, mtimLo, mtimHi, fstflags)
   if (typeof times === 'number') return times
   if (unknown(flags)) return EINVAL
-  return -folder.setTimesAt(context.memory.at(pointer, length), follows(flags), times)
+  return 0 - folder.setTimesAt(context.memory.at(pointer, length), follows(flags), times)
 }
 
 /** The folder of number `fd`, if it has `rights`; else an errno. */

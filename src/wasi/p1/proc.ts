@@ -4,7 +4,8 @@ import { EINVAL, ESUCCESS } from '../../base/errno.ts'
 import { STOP, type Context } from './context.ts'
 
 // WASI's `signal`, in its order from 0; the value is Linux's number, which is what exit codes are made of.
-const SIGNALS = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31]
+const SIGNALS = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28,
+  29, 30, 31]
 const SIGCHLD = 17
 const SIGCONT = 18
 const SIGURG = 23

@@ -17,6 +17,7 @@ import {
 } from './abi.ts'
 import type { Context } from './context.ts'
 import type { Entry } from './descriptors.ts'
+import { wouldBlock } from './nonblock.ts'
 
 /** Accepts a connection on the listening socket `fd`; its number goes to `out`. */
 export function sock_accept(context: Context, fd: number, fdflags: number, out: number): number {
@@ -95,24 +96,9 @@ export function sock_shutdown(context: Context, fd: number, sdflags: number): nu
   const connection = entry!.descriptor
   if (!isConnection(connection)) return ENOTCONN
   if (sdflags === 0 || (sdflags & ~(SDFLAGS_RD | SDFLAGS_WR)) !== 0) return EINVAL
-  return -connection.shutdown({ read: (sdflags & SDFLAGS_RD) !== 0, write: (sdflags & SDFLAGS_WR) !== 0 })
+  const result = connection.shutdown({ read: (sdflags & SDFLAGS_RD) !== 0, write: (sdflags & SDFLAGS_WR) !== 0 })
+  return result < 0 ? -result : ESUCCESS
 }
-
-/**
- * EAGAIN if `entry` is non-blocking, undefined if its caller may wait. A guest that asks again and again without ever
- * waiting would keep the event loop from running, and so never get what it asks for. After AGAIN_ANSWERS_MAX answers
- * without a turn of the loop the answer comes after one turn: WAIT.
- */
-export function wouldBlock(context: Context, entry: Entry): number | undefined {
-  if ((entry.flags & FDFLAGS_NONBLOCK) === 0) return undefined
-  if (againAnswers === 0) setImmediate(turned)
-  return ++againAnswers <= AGAIN_ANSWERS_MAX ? EAGAIN : context.awaitTimer(0)
-}
-
-const AGAIN_ANSWERS_MAX = 64
-// Answers since the event loop's last turn. Of this thread, as the loop is.
-let againAnswers = 0
-const turned = (): void => { againAnswers = 0 }
 
 // RECV_WAITALL: waits until the ranges are full, or nothing more will come. What arrives is moved at once, since the
 // request may be larger than the connection's buffer; how far it got is kept until the hypercall answers.

@@ -19,7 +19,8 @@ import {
 } from './abi.ts'
 import { Context, WAIT, type Hypercall } from './context.ts'
 import { Descriptors } from './descriptors.ts'
-import { sock_accept, sock_recv, sock_send, sock_shutdown, wouldBlock } from './sock.ts'
+import { sock_accept, sock_recv, sock_send, sock_shutdown } from './sock.ts'
+import { wouldBlock } from './nonblock.ts'
 
 const [LIST, OUT, OUT_FLAGS, DATA] = [0, 16_384, 16_388, 65_536]
 const BEYOND = 0x7fff_fff0

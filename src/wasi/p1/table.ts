@@ -16,7 +16,8 @@ export type Signature = {
   readonly note: string
 }
 
-const call = (file: Signature['file'], answers: Signature['answers'], params: string, support: Signature['support'] = 'full', note = ''): Signature =>
+const call = (file: Signature['file'], answers: Signature['answers'], params: string,
+  support: Signature['support'] = 'full', note = ''): Signature =>
   ({ file, answers, params: params === '' ? [] : params.split(' ') as ('i32' | 'i64')[], result: 'i32', support, note })
 
 export const wasi_snapshot_preview1 = {
@@ -25,13 +26,15 @@ export const wasi_snapshot_preview1 = {
   environ_get:             call('args', 'now', 'i32 i32'),
   environ_sizes_get:       call('args', 'now', 'i32 i32'),
   clock_res_get:           call('clock', 'now', 'i32 i32'),
-  clock_time_get:          call('clock', 'now', 'i32 i64 i32', 'full', 'The precision asked for is met, never used to be less exact'),
+  clock_time_get:          call('clock', 'now', 'i32 i64 i32', 'full',
+    'The precision asked for is met, never used to be less exact'),
   fd_advise:               call('fd', 'now', 'i32 i64 i64 i32', 'full', 'Checked, and passed on as advice'),
   fd_allocate:             call('fd', 'now', 'i32 i64 i64'),
   fd_close:                call('fd', 'now', 'i32'),
   fd_datasync:             call('fd', 'wait', 'i32'),
   fd_fdstat_get:           call('fd', 'now', 'i32 i32'),
-  fd_fdstat_set_flags:     call('fd', 'now', 'i32 i32', 'partial', 'APPEND and NONBLOCK; changing DSYNC, RSYNC or SYNC is ENOTSUP, as on Linux'),
+  fd_fdstat_set_flags:     call('fd', 'now', 'i32 i32', 'partial',
+    'APPEND and NONBLOCK; changing DSYNC, RSYNC or SYNC is ENOTSUP, as on Linux'),
   fd_fdstat_set_rights:    call('fd', 'now', 'i32 i64 i64'),
   fd_filestat_get:         call('filestat', 'now', 'i32 i32'),
   fd_filestat_set_size:    call('filestat', 'now', 'i32 i64'),
@@ -59,7 +62,8 @@ export const wasi_snapshot_preview1 = {
   path_unlink_file:        call('path', 'now', 'i32 i32 i32'),
   poll_oneoff:             call('poll', 'wait', 'i32 i32 i32 i32'),
   proc_exit:               { ...call('proc', 'end', 'i32'), result: null },
-  proc_raise:              call('proc', 'end', 'i32', 'full', 'Ends the guest as the signal does by default; SIGCHLD, SIGURG, SIGWINCH and SIGCONT do nothing'),
+  proc_raise:              call('proc', 'end', 'i32', 'full',
+    'Ends the guest as the signal does by default; SIGCHLD, SIGURG, SIGWINCH and SIGCONT do nothing'),
   random_get:              call('random', 'now', 'i32 i32'),
   sched_yield:             call('proc', 'wait', ''),
   sock_accept:             call('sock', 'wait', 'i32 i32 i32'),
