@@ -44,7 +44,8 @@ test('exitNow ends the process with its code and runs no exit handler', { skip }
   const script = `process.on('exit', () => console.log('handler'))
     const { exitNow } = await import(${JSON.stringify(new URL('libc.ts', import.meta.url).href)})
     exitNow(37)`
-  const child = spawnSync(process.execPath, ['--disable-warning=ExperimentalWarning', '--input-type=module', '-e', script])
+  const flags = ['--disable-warning=ExperimentalWarning', '--input-type=module']
+  const child = spawnSync(process.execPath, [...flags, '-e', script])
   assert.equal(child.status, 37)
   assert.equal(String(child.stdout), '')
 })

@@ -1,7 +1,8 @@
 // services/file/file.ts: an open file of a volume.
 //
 // Bytes move between the page cache and the guest's memory in one system call, with no copy of ours. The offset is the
-// kernel's. A pCPU must not wait for a disk: reads ask with RWF_NOWAIT. If not all of it is in the page cache the
+// kernel's; `#position` follows it. A pCPU must not wait for a disk. Reading in sequence, we ask once for a window ahead
+// whether all of it is in the page cache (cachestat), and if so read it plainly. Else reads ask with RWF_NOWAIT. If not all of it is in the page cache the
 // answer is -EAGAIN; awaitReadable() then has libuv's pool read that range, which brings it in, and wakes. The try
 // after that reads without NOWAIT, so that it makes progress even if the pages are gone again. A file system without
 // NOWAIT is read plainly. Writes go to the page cache; they wait only where the kernel throttles or O_SYNC is set.
@@ -20,6 +21,11 @@ import { statOf, timesOf, type Times } from './attributes.ts'
 const SEEK_SET = 0
 const SEEK_CUR = 1
 
+/** Asked about at once: two system calls for each, and the most that a guest may wait for if the pages go meanwhile. */
+const WINDOW_BYTES = 1024 * 1024
+/** Where pages are larger, fewer are counted than expected, and reads ask with RWF_NOWAIT. */
+const PAGE_BYTES = 4096
+
 /** How a file was opened. */
 export type FileModes = { readable: boolean; writable: boolean; append: boolean; readOnlyVolume: boolean }
 
@@ -35,6 +41,11 @@ export class File implements Descriptor {
   #missOffset = 0
   #missLength = 0
   #warm = false
+  // The kernel's offset, or -1 if it isn't known. What is known of [#from, #to): all of it was in the page cache, or not.
+  #position = 0
+  #from = 0
+  #to = 0
+  #cached = false
   // Calls in progress on libuv's pool. The descriptor is closed after the last: its number isn't reused under it.
   #busy = 0
   #closed = false
@@ -46,11 +57,34 @@ export class File implements Descriptor {
   }
 
   read(iovecs: Iovecs): number {
-    return this.#read(iovecs, sys.OFFSET_CURRENT)
+    const simple = iovecs.count === 1 && this.#modes.readable && this.#isCached(iovecs.total)
+    const result = simple ? sys.read(this.#fd, iovecs.memory!.bytes, iovecs.offsets[0]!, iovecs.total)
+      : this.#read(iovecs, sys.OFFSET_CURRENT)
+    if (result > 0 && this.#position >= 0) this.#position += result
+    return result
+  }
+
+  // True if the next `length` bytes were in the page cache when last asked. Should they be gone, the read waits: a
+  // window is short, and its pages were used just now.
+  #isCached(length: number): boolean {
+    if (this.#position < 0) this.#position = sys.lseek(this.#fd, 0, SEEK_CUR)
+    const end = this.#position + length
+    if (this.#position < this.#from || end > this.#to) this.#lookAhead(length)
+    return this.#cached
+  }
+
+  #lookAhead(length: number): void {
+    this.#from = this.#position
+    this.#to = this.#position + Math.max(length, WINDOW_BYTES)
+    const pages = sys.cachedPages(this.#fd, this.#from, this.#to - this.#from)
+    const end = Math.min(this.#to, this.#size())
+    const expected = Math.max(0, Math.ceil(end / PAGE_BYTES) - Math.floor(this.#from / PAGE_BYTES))
+    this.#cached = pages >= expected
   }
 
   write(iovecs: Iovecs): number {
     if (!this.#modes.writable) return -EBADF
+    this.#position = -1
     return sys.writev(this.#fd, iovecs.memory!.bytes, iovecs.offsets, iovecs.lengths, iovecs.count, sys.OFFSET_CURRENT)
   }
 
@@ -89,7 +123,7 @@ export class File implements Descriptor {
     if (got > 0) {
       const size = this.#size()
       if (size < 0 || start + got >= size) return got
-      if (current) sys.lseek(this.#fd, start, SEEK_SET)
+      if (current) this.seek(start, SEEK_SET)
     }
     this.#missOffset = start
     this.#missLength = Math.min(total, TRANSFER_BYTES_MAX)
@@ -131,7 +165,9 @@ export class File implements Descriptor {
 
   /** Moves the offset (whence 0 from the start, 1 from here, 2 from the end): the new one, or a negated errno. */
   seek(offset: number, whence: number): number {
-    return sys.lseek(this.#fd, offset, whence)
+    const result = sys.lseek(this.#fd, offset, whence)
+    if (result >= 0) this.#position = result
+    return result
   }
 
   stat(): Stat | number {

@@ -19,11 +19,13 @@ test('fd_filestat_get tells of files, folders, and of a console its kind alone',
   const { context, memory } = guest
   const fd = opened(guest)
   assert.equal(fd_filestat_get(context, fd, BUFFER), ESUCCESS)
-  assert.deepEqual([memory.u64(BUFFER + 8), memory.u64(BUFFER + 32)], [statSync(guest.path('f'), { bigint: true }).ino, 4n])
+  const { ino } = statSync(guest.path('f'), { bigint: true })
+  assert.deepEqual([memory.u64(BUFFER + 8), memory.u64(BUFFER + 32)], [ino, 4n])
   assert.equal(fd_filestat_get(context, ROOT, BUFFER), ESUCCESS)
   assert.equal(memory.u64(BUFFER + 16), BigInt(FILETYPE_DIRECTORY))
   const console = { filetype: FILETYPE_CHARACTER_DEVICE, close() {} }
-  const stream = guest.descriptors.add({ descriptor: console, rightsBase: abi.RIGHTS_STREAM, rightsInheriting: 0, flags: 0 })
+  const stream = guest.descriptors.add(
+    { descriptor: console, rightsBase: abi.RIGHTS_STREAM, rightsInheriting: 0, flags: 0 })
   memory.bytes.fill(0xee, BUFFER, BUFFER + 64)
   assert.equal(fd_filestat_get(context, stream, BUFFER), ESUCCESS)
   const expected = new Uint8Array(64)

@@ -32,7 +32,7 @@ test('path_open gives the lowest number, with the rights asked for that a file c
   assert.equal(entry.descriptor.filetype, FILETYPE_REGULAR_FILE)
 })
 
-test('path_open of a folder gives no right to seek, and what it inherits is a wall for what is opened below', { skip }, () => {
+test('path_open of a folder gives no right to seek, and what it inherits bounds what it opens', { skip }, () => {
   using guest = new Guest()
   mkdirSync(guest.path('d'))
   writeFileSync(guest.path('d/f'), '')
@@ -163,7 +163,8 @@ test('each call by path needs its right, a folder, and pointers into memory', { 
     path_remove_directory: [abi.RIGHTS_PATH_REMOVE_DIRECTORY, (g, fd, p) => path_remove_directory(g.context, fd, ...p)],
     path_unlink_file: [abi.RIGHTS_PATH_UNLINK_FILE, (g, fd, p) => path_unlink_file(g.context, fd, ...p)],
     path_rename: [abi.RIGHTS_PATH_RENAME_SOURCE, (g, fd, p) => path_rename(g.context, fd, ...g.text('f'), ROOT, ...p)],
-    path_rename_to: [abi.RIGHTS_PATH_RENAME_TARGET, (g, fd, p) => path_rename(g.context, ROOT, ...p, fd, ...g.text('g'))],
+    path_rename_to: [abi.RIGHTS_PATH_RENAME_TARGET,
+      (g, fd, p) => path_rename(g.context, ROOT, ...p, fd, ...g.text('g'))],
     path_link: [abi.RIGHTS_PATH_LINK_SOURCE, (g, fd, p) => path_link(g.context, fd, 0, ...p, ROOT, ...g.text('g'))],
     path_link_to: [abi.RIGHTS_PATH_LINK_TARGET, (g, fd, p) => path_link(g.context, ROOT, 0, ...g.text('f'), fd, ...p)],
     path_symlink: [abi.RIGHTS_PATH_SYMLINK, (g, fd, p) => path_symlink(g.context, ...g.text('f'), fd, ...p)],

@@ -23,8 +23,8 @@ function read(guest: Guest, cookie: bigint, size: number): { entries: Entry[]; e
   for (let at = BUFFER; at + 24 <= BUFFER + used;) {
     const length = memory.u32(at + 16)
     if (at + 24 + length > BUFFER + used) break
-    entries.push({ name: new TextDecoder().decode(memory.at(at + 24, length)), next: memory.u64(at), ino: memory.u64(at + 8),
-      filetype: memory.u8(at + 20) })
+    const name = new TextDecoder().decode(memory.at(at + 24, length))
+    entries.push({ name, next: memory.u64(at), ino: memory.u64(at + 8), filetype: memory.u8(at + 20) })
     at += 24 + length
   }
   return { entries, end: used < size }
