@@ -32,7 +32,10 @@ export async function measure(): Promise<Figure[]> {
     ours.push(middle - start)
     plain.push(performance.now() - middle)
   }
-  return [{ name: 'compute', value: percentile(ours, 0.5), unit: 'ms', baseline: percentile(plain, 0.5), baselineOf: 'the same module under node:wasi' }]
+  return [{
+    name: 'compute', value: percentile(ours, 0.5), unit: 'ms', baseline: percentile(plain, 0.5),
+    baselineOf: 'the same module under node:wasi',
+  }]
 }
 
 const NULL = (await import('node:fs')).openSync('/dev/null', 'w')

@@ -4,12 +4,15 @@
 // `_start` is entered. The baseline is V8's own share: a memory and an instance with the same number of imports.
 
 import { Pcpu } from '../src/cell/pcpu.ts'
+import { cellOf, executableOfText } from '../src/cell/test_support.ts'
 import type { HypercallName } from '../src/wasi/p1/table.ts'
-import { cellOf, executableOf, percentile } from './guest.ts'
+import { percentile } from './guest.ts'
 import type { Figure } from './main.ts'
 
 // What wasi-libc's hello world imports.
-const HYPERCALLS: HypercallName[] = ['proc_exit', 'fd_write', 'fd_close', 'fd_seek', 'fd_fdstat_get', 'args_get', 'args_sizes_get']
+const HYPERCALLS: HypercallName[] = [
+  'proc_exit', 'fd_write', 'fd_close', 'fd_seek', 'fd_fdstat_get', 'args_get', 'args_sizes_get',
+]
 const IMPORTS = `
   (import "wasi_snapshot_preview1" "proc_exit" (func (param i32)))
   (import "wasi_snapshot_preview1" "fd_write" (func (param i32 i32 i32 i32) (result i32)))
@@ -18,12 +21,12 @@ const IMPORTS = `
   (import "wasi_snapshot_preview1" "fd_fdstat_get" (func (param i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "args_get" (func (param i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "args_sizes_get" (func (param i32 i32) (result i32)))
-  (import "cellar" "memory" (memory 1 16))
+  (memory 1 16)
   (func (export "_start"))`
 const ROUNDS = 4000
 
 export async function measure(): Promise<Figure[]> {
-  const executable = await executableOf(`(module ${IMPORTS})`, HYPERCALLS)
+  const executable = await executableOfText(`(module ${IMPORTS})`)
   const pcpu = new Pcpu()
   const noop = (): number => 0
   const wasi = Object.fromEntries(HYPERCALLS.map((name) => [name, noop]))

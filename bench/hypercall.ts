@@ -4,14 +4,15 @@
 // import. clock_time_get reads a real clock, which costs what process.hrtime.bigint() does: shown beside it.
 
 import { Pcpu } from '../src/cell/pcpu.ts'
-import { cellOf, executableOf, loopOf, nsPer } from './guest.ts'
+import { cellOf, executableOfText } from '../src/cell/test_support.ts'
+import { loopOf, nsPer } from './guest.ts'
 import type { Figure } from './main.ts'
 
 const WAT = `(module
   (import "wasi_snapshot_preview1" "clock_res_get" (func $res (param i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "clock_time_get" (func $time (param i32 i64 i32) (result i32)))
   (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-  (import "cellar" "memory" (memory 1 16))
+  (memory 1 16)
   (data (i32.const 16) "\\20\\00\\00\\00\\01\\00\\00\\00A")
   ${loopOf('clock_res_get', '$res (i32.const 1) (i32.const 64)')}
   ${loopOf('clock_time_get', '$time (i32.const 1) (i64.const 1) (i32.const 64)')}
@@ -22,8 +23,8 @@ const NOOP = `(module
 const ROUNDS = 1_000_000
 
 export async function measure(): Promise<Figure[]> {
-  const cell = cellOf(new Pcpu(), await executableOf(WAT, ['clock_res_get', 'clock_time_get', 'fd_write']))
-  const { module } = await executableOf(NOOP, [])
+  const cell = cellOf(new Pcpu(), await executableOfText(WAT))
+  const { module } = await executableOfText(NOOP)
   const bare = new WebAssembly.Instance(module, { host: { noop: () => 0 } })
   const figures: Figure[] = []
   const noop = bare.exports['noop'] as (n: number) => number
@@ -33,11 +34,17 @@ export async function measure(): Promise<Figure[]> {
   for (const name of ['clock_res_get', 'clock_time_get', 'fd_write'] as const) {
     const call = cell.instance.exports[name] as (n: number) => number
     figures.push(
-      { name: `hypercall.${name}`, value: await nsPer(ROUNDS, call), unit: 'ns', baseline: direct, baselineOf: 'an import that does nothing' },
-      { name: `hypercall.${name}.vcpu`, value: await nsPer(ROUNDS, (n) => cell.call(name, n)), unit: 'ns', baseline: onStack,
-        baselineOf: 'an import that does nothing, under promising' })
+      {
+        name: `hypercall.${name}`, value: await nsPer(ROUNDS, call), unit: 'ns', baseline: direct,
+        baselineOf: 'an import that does nothing',
+      },
+      {
+        name: `hypercall.${name}.vcpu`, value: await nsPer(ROUNDS, (n) => cell.call(name, n)), unit: 'ns',
+        baseline: onStack, baselineOf: 'an import that does nothing, under promising',
+      })
   }
   const clock = await nsPer(ROUNDS, (n) => { for (let i = 0; i < n; i++) process.hrtime.bigint() })
-  figures.push({ ...figures[2]!, name: 'hypercall.clock_time_get.overhead', baseline: clock, baselineOf: 'process.hrtime.bigint()' })
+  const overhead = { name: 'hypercall.clock_time_get.overhead', baseline: clock, baselineOf: 'process.hrtime.bigint()' }
+  figures.push({ ...figures[2]!, ...overhead })
   return figures
 }

@@ -19,7 +19,10 @@ export function measure(): Figure[] {
   if (status !== 0) throw new Error(`idle cells: ${stderr}`)
   const { perCell, touched } = JSON.parse(stdout) as { perCell: number; touched: number }
   return [
-    { name: 'idle', value: perCell / 1024, unit: 'KiB', baseline: touched / 1024, baselineOf: 'the pages that the guest touched' },
+    {
+      name: 'idle', value: perCell / 1024, unit: 'KiB', baseline: touched / 1024,
+      baselineOf: 'the pages that the guest touched',
+    },
   ]
 }
 
@@ -27,13 +30,12 @@ async function child(): Promise<void> {
   const { loadExecutable } = await import('../src/cell/load.ts')
   const { Pcpu } = await import('../src/cell/pcpu.ts')
   const { loadHypercalls } = await import('../src/cell/hypercalls.ts')
-  const { nullStreams } = await import('./guest.ts')
+  const { cellOf } = await import('../src/cell/test_support.ts')
   const executable = loadExecutable(SLEEP)
   await loadHypercalls(executable.hypercalls)
   const pcpu = new Pcpu()
-  const grants = { args: ['sleep', '3600000'], env: [], memoryPagesMax: 16 }
   const start = (): unknown => {
-    const cell = pcpu.createNow(executable, grants, nullStreams())
+    const cell = cellOf(pcpu, executable, { args: ['sleep', '3600000'] })
     void cell.run()
     return cell
   }
@@ -61,7 +63,8 @@ function residentBytes(): number {
 /** Resident bytes of one guest's memory: mappings of V8's guarded 8 GiB regions whose first part is readable. */
 function touchedBytes(): number {
   const mappings = readFileSync('/proc/self/smaps', 'utf8').split(/^(?=[0-9a-f]+-[0-9a-f]+ )/m)
-  const sizes = mappings.filter((one) => /^[0-9a-f]+-[0-9a-f]+ rw-p 00000000 00:00 0 *$/m.test(one) && /^Size: +128 kB/m.test(one))
+  const sizes = mappings
+    .filter((one) => /^[0-9a-f]+-[0-9a-f]+ rw-p 00000000 00:00 0 *$/m.test(one) && /^Size: +128 kB/m.test(one))
     .map((one) => Number(/^Rss: +(\d+) kB/m.exec(one)?.[1] ?? 0) * 1024).sort((a, b) => a - b)
   return sizes[Math.floor(sizes.length / 2)] ?? 0
 }

@@ -1,12 +1,13 @@
 // bench/main.ts: `npm run bench [NAME…]`: the figures of SPECIFICATION.md, each beside its baseline in the same run.
 //
-// Prints one JSON line for each figure: {"name", "value", "unit", "baseline", "ratio", "baselineOf"}. A name selects the
-// figures of one file beside this one. Machines are noisy: the ratio is what counts, and both sides are measured in
-// turns or right after each other.
+// Prints one JSON line for each figure: {"name", "value", "unit", "baseline", "ratio", "baselineOf"}. A name selects
+// the figures of one file beside this one. Machines are noisy: the ratio is what counts, and both sides are measured
+// in turns or right after each other.
 
 /** One figure. `ratio` is value / baseline. */
 export type Figure = {
-  readonly name: string; readonly value: number; readonly unit: string; readonly baseline: number; readonly baselineOf: string
+  readonly name: string; readonly value: number; readonly unit: string
+  readonly baseline: number; readonly baselineOf: string
 }
 
 const BENCHES = {
@@ -30,6 +31,7 @@ for (const [name, load] of Object.entries(BENCHES)) {
   for (const figure of await (await load()).measure()) {
     const { value, baseline } = figure
     const round = (x: number): number => Number(x.toPrecision(4))
-    process.stdout.write(`${JSON.stringify({ ...figure, value: round(value), baseline: round(baseline), ratio: round(value / baseline) })}\n`)
+    const rounded = { value: round(value), baseline: round(baseline), ratio: round(value / baseline) }
+    process.stdout.write(`${JSON.stringify({ ...figure, ...rounded })}\n`)
   }
 }

@@ -6,9 +6,10 @@ import { join } from 'node:path'
 import { WASI } from 'node:wasi'
 import wabt from 'wabt'
 import { Pcpu } from '../src/cell/pcpu.ts'
+import { cellOf, executableOfText } from '../src/cell/test_support.ts'
 import { openVolume } from '../src/services/file/volume.ts'
 import { RIGHTS_DIRECTORY, RIGHTS_FILE } from '../src/wasi/p1/abi.ts'
-import { cellOf, executableOf, nsPer, nullStreams } from './guest.ts'
+import { nsPer } from './guest.ts'
 import type { Figure } from './main.ts'
 
 // Opens "file" in descriptor 3 as descriptor 4; reads 4 KiB n times, from the start again at the end.
@@ -21,11 +22,13 @@ const wat = (memory: string): string => `(module
   (data (i32.const 32) "file")
   (func (export "_initialize"))
   (func (export "open") (result i32)
-    (call $open (i32.const 3) (i32.const 0) (i32.const 32) (i32.const 4) (i32.const 0) (i64.const 6) (i64.const 0) (i32.const 0) (i32.const 64)))
+    (call $open (i32.const 3) (i32.const 0) (i32.const 32) (i32.const 4) (i32.const 0) (i64.const 6) (i64.const 0)
+      (i32.const 0) (i32.const 64)))
   (func (export "read") (param $n i32)
     (loop $again
       (if (call $read (i32.load (i32.const 64)) (i32.const 16) (i32.const 1) (i32.const 72)) (then (unreachable)))
-      (if (i32.eqz (i32.load (i32.const 72))) (then (drop (call $seek (i32.load (i32.const 64)) (i64.const 0) (i32.const 0) (i32.const 80)))))
+      (if (i32.eqz (i32.load (i32.const 72)))
+        (then (drop (call $seek (i32.load (i32.const 64)) (i64.const 0) (i32.const 0) (i32.const 80)))))
       (br_if $again (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))))`
 const ROUNDS = 100_000
 const FILE_BYTES = 1024 * 1024
@@ -45,7 +48,10 @@ export async function measure(): Promise<Figure[]> {
     const node = await nodes(folder)
     return [
       { name: 'read', value, unit: 'ns', baseline: plain, baselineOf: 'fs.readSync' },
-      { name: 'read.node-wasi', value, unit: 'ns', baseline: await nsPer(ROUNDS, node), baselineOf: 'the same guest under node:wasi' },
+      {
+        name: 'read.node-wasi', value, unit: 'ns', baseline: await nsPer(ROUNDS, node),
+        baselineOf: 'the same guest under node:wasi',
+      },
     ]
   } finally {
     rmSync(folder, { recursive: true })
@@ -53,14 +59,12 @@ export async function measure(): Promise<Figure[]> {
 }
 
 async function ours(folder: string): Promise<(n: number) => Promise<unknown>> {
-  const executable = await executableOf(wat('(import "cellar" "memory" (memory 1 16))'), ['path_open', 'fd_read', 'fd_seek'])
-  const descriptors = nullStreams()
-  const rights = RIGHTS_DIRECTORY | RIGHTS_FILE
-  descriptors.add({
-    descriptor: openVolume(folder, { readOnly: true }), rightsBase: RIGHTS_DIRECTORY, rightsInheriting: rights, flags: 0,
-    preopen: Buffer.from('/'),
-  })
-  const cell = cellOf(new Pcpu(), executable, descriptors)
+  const executable = await executableOfText(wat('(memory 1 16)'))
+  const volume = {
+    descriptor: openVolume(folder, { readOnly: true }), rightsBase: RIGHTS_DIRECTORY,
+    rightsInheriting: RIGHTS_DIRECTORY | RIGHTS_FILE, flags: 0, preopen: Buffer.from('/'),
+  }
+  const cell = cellOf(new Pcpu(), executable, { entries: [volume] })
   if (await cell.call('open') !== 0) throw new Error('path_open failed')
   return (n) => cell.call('read', n)
 }

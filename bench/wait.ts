@@ -5,15 +5,14 @@
 
 import { EAGAIN } from '../src/base/errno.ts'
 import { Pcpu } from '../src/cell/pcpu.ts'
+import { cellOf, executableOfText } from '../src/cell/test_support.ts'
 import { FILETYPE_UNKNOWN, type Descriptor } from '../src/services/descriptor.ts'
-import { RIGHTS_STREAM } from '../src/wasi/p1/abi.ts'
-import { Descriptors } from '../src/wasi/p1/descriptors.ts'
-import { cellOf, executableOf, loopOf, nsPer } from './guest.ts'
+import { loopOf, nsPer } from './guest.ts'
 import type { Figure } from './main.ts'
 
 const WAT = `(module
   (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
-  (import "cellar" "memory" (memory 1 16))
+  (memory 1 16)
   (data (i32.const 16) "\\20\\00\\00\\00\\01\\00\\00\\00")
   ${loopOf('waiting', '$read (i32.const 0) (i32.const 16) (i32.const 1) (i32.const 64)')}
   ${loopOf('ready', '$read (i32.const 1) (i32.const 16) (i32.const 1) (i32.const 64)')})`
@@ -23,12 +22,9 @@ const BARE = `(module
 const ROUNDS = 200_000
 
 export async function measure(): Promise<Figure[]> {
-  const descriptors = new Descriptors()
-  for (const descriptor of [oftenLater(), { ...oftenLater(), read: () => 1 }]) {
-    descriptors.add({ descriptor, rightsBase: RIGHTS_STREAM, rightsInheriting: 0, flags: 0 })
-  }
-  const cell = cellOf(new Pcpu(), await executableOf(WAT, ['fd_read']), descriptors)
-  const { module } = await executableOf(BARE, [])
+  const executable = await executableOfText(WAT)
+  const cell = cellOf(new Pcpu(), executable, { stdin: oftenLater(), stdout: { ...oftenLater(), read: () => 1 } })
+  const { module } = await executableOfText(BARE)
   const resolved = Promise.resolve(0)
   const suspending = new WebAssembly.Suspending(() => resolved) as unknown as WebAssembly.ImportValue
   const bare = new WebAssembly.Instance(module, { host: { wait: suspending } })
@@ -36,7 +32,8 @@ export async function measure(): Promise<Figure[]> {
   const baseline = await nsPer(ROUNDS, enter)
   const waiting = await nsPer(ROUNDS, (n) => cell.call('waiting', n))
   const ready = await nsPer(ROUNDS, (n) => cell.call('ready', n))
-  return [{ name: 'wait', value: waiting - ready, unit: 'ns', baseline, baselineOf: 'WebAssembly.Suspending on a resolved promise' }]
+  const baselineOf = 'WebAssembly.Suspending on a resolved promise'
+  return [{ name: 'wait', value: waiting - ready, unit: 'ns', baseline, baselineOf }]
 }
 
 /** Every second read would have to wait, and whoever waits is woken at once. */

@@ -42,7 +42,7 @@ static void read_only(void) {
   // A folder opened through it can do no more than it can.
   EXPECT(open_at(granted, 0, ".", DIRECTORY, base_rights, &opened), SUCCESS);
   EXPECT(path_create_directory(opened, P("new")), ROFS, NOTCAPABLE, PERM, ACCES);
-  EXPECT(fd_fdstat_set_rights(opened, base_rights | 1 << 9, 0), NOTCAPABLE);
+  EXPECT(fd_fdstat_set_rights(opened, base_rights | FD_SEEK, 0), NOTCAPABLE);
   EXPECT(path_filestat_get(granted, 0, P("new"), A(scratch)), NOENT);
 }
 

@@ -23,7 +23,7 @@ const ROOT = fileURLToPath(new URL('..', import.meta.url))
 const PACKAGE = join(ROOT, 'node_modules/@yowasp/clang')
 
 // The program with clang and wasm-ld in it, and the hypervisor's entry.
-const LLVM_WASM = join(PACKAGE, 'gen/llvm.core.wasm')
+export const LLVM_WASM = join(PACKAGE, 'gen/llvm.core.wasm')
 const CELLAR = join(ROOT, 'bin/cellar')
 
 // Memory of a compiling cell. A limit, not a reservation: the module itself would grow to 4 GiB.

@@ -35,6 +35,9 @@ const RESERVED: Record<string, { folder: string; instead: string }> = {
 /** Packages that src/ may import. A new one needs a page in docs/decisions. */
 const PACKAGES: readonly string[] = ['yaml', 'zod']
 
+/** Tests and what they share: they may import any package, and nothing but tests imports them. */
+const TEST_FILES = /(_test|\/test_support)\.ts$/
+
 /** Tables and goldens: longer than FILE_LINES_MAX because the specification is. */
 const LONG_FILES: readonly RegExp[] = [/_golden\.ts$/]
 
@@ -151,13 +154,14 @@ function bans({ path, text, masked }: Source): string[] {
 function directions({ path, imports }: Source): string[] {
   const [top, folder] = path.split('/') as [string, string]
   if (top !== 'src') return []
-  const isTest = path.endsWith('_test.ts')
+  const isTest = TEST_FILES.test(path)
   const allowed = MAY_IMPORT[folder]
   if (allowed === undefined) return [`${path}:1: src/${folder} has no line in MAY_IMPORT of tools/tidy.ts`]
   return imports.flatMap(({ from, line }) => {
     const wrong = (why: string): string[] => [`${path}:${line}: imports ${from}: ${why}`]
     const reserved = RESERVED[from]
     if (reserved !== undefined && reserved.folder !== folder) return wrong(reserved.instead)
+    if (!isTest && TEST_FILES.test(from)) return wrong('it is for tests: move what is shared into a file of its own')
     if (from.startsWith('.')) {
       const [targetTop, target] = join(dirname(path), from).split('/') as [string, string]
       if (targetTop !== 'src') return isTest ? [] : wrong('src stands on its own: move what is shared into src')

@@ -62,6 +62,7 @@ const BAD: readonly [string, string, string, RegExp][] = [
   ['node:ffi outside sys', 'src/services/a.ts', "import 'node:ffi'", /raw pointers stay/],
   ['node:ffi in a test outside sys', 'src/base/a_test.ts', "import 'node:ffi'", /raw pointers/],
   ['an unknown package', 'src/cell/a.ts', "import 'left-pad'", /left-pad: not in PACKAGES/],
+  ['a test in the core', 'src/cell/a.ts', "import './test_support.ts'", /it is for tests/],
   ['src on tools', 'src/cell/a.ts', "import '../../tools/tidy.ts'", /stands on its own/],
   ['console.log in the core', 'src/cell/a.ts', 'console.log(1)', /a\.ts:2: "console.log"/],
   ['process.exit in the core', 'src/cell/a.ts', 'process.exit(1)', /throw a CellarError/],
@@ -110,6 +111,12 @@ test('untidy counts an export as used through a namespace or a dynamic import', 
 test('untidy accepts a raw pointer that says why it is good', () => {
   const code = '// SAFETY: the buffer outlives the call.\nvoid getRawPointer(x)'
   assert.deepEqual(tidied(source('src/sys/a.ts', code)), [])
+})
+
+test('untidy lets tests share a file that takes any package', () => {
+  const shared = { ...source('src/cell/test_support.ts', "import 'wabt'"),
+    ...source('src/cell/a_test.ts', "import './test_support.ts'") }
+  assert.deepEqual(tidied(shared), [])
 })
 
 const MASKED: readonly [string, string][] = [

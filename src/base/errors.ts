@@ -48,12 +48,15 @@ export const ERRORS = {
   MODULE_INVALID: entry(126, (path: string, what: string) =>
     `Cannot run "${path}" as the module doesn't validate: ${what}`,
     "The compiler that made it is at fault, or a tool that changed it; 'wasm-validate' tells more"),
+  MODULE_INITIALISER_TRAPPED: entry(126, (path: string, what: string) =>
+    `Cannot run "${path}" as it traps before its start: ${what}`,
+    "A data or element segment doesn't fit: the compiler that made it is at fault, or a tool that changed it"),
   MODULE_NO_START: entry(126, (path: string, exports: string) =>
     `Cannot run "${path}" as it exports no _start: it is a library (exports: ${exports})`,
     'Build it as a command (wasi-libc: crt1-command.o; Rust: a binary crate), or call its exports from a manifest'),
   IMPORT_UNKNOWN: entry(126, (path: string, names: string) =>
     `Cannot run "${path}" as it imports what the hypervisor doesn't have: ${names}`,
-    'If the program works without them, bind them to stubs with --stub MODULE; a stub ends the guest when it is called'),
+    'If the program works without them, bind them to stubs with --stub MODULE; a stub that is called ends the guest'),
   IMPORT_TYPE_WRONG: entry(126, (path: string, name: string, got: string, want: string) =>
     `Cannot run "${path}" as it imports ${name} with the type ${got}: the hypervisor's is ${want}`,
     'The program was built for another version of WASI: build it for wasm32-wasip1'),
@@ -91,6 +94,8 @@ export const ERRORS = {
   EXPORT_UNKNOWN: entry(126, (path: string, name: string) =>
     `Cannot call "${name}" as "${path}" doesn't export such a function`,
     "'cellar inspect' lists the exports"),
+  GUEST_DEADLOCKED: entry(125, () => 'Stopped the guest as it waits for what can never happen',
+    'The program polls only descriptors that are closed or ended'),
   GUEST_TIMED_OUT: entry(125, (seconds: string) => `Stopped the guest as it ran for longer than --timeout ${seconds}`,
     'Raise --timeout'),
 } satisfies Record<string, Entry>

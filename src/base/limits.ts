@@ -11,6 +11,15 @@ export const TRANSFER_BYTES_MAX = 1024 * 1024
  */
 export const PATH_BYTES_MAX = 4096
 
+/** Links followed for one path: Linux's own limit, so that both of our resolvers agree. */
+export const LINKS_MAX = 40
+
+/** Descriptors that one walk holds. Deeper paths get ENAMETOOLONG: a guest mustn't use up the process's descriptors. */
+export const WALK_DEPTH_MAX = 256
+
+/** Tries of openat2 while renames elsewhere keep it from being sure about a `..`. Then we walk ourselves. */
+export const OPENAT2_TRIES_MAX = 16
+
 /** Descriptors of one cell. A connection needs one each; beyond it the guest gets EMFILE. */
 export const DESCRIPTORS_MAX = 65_536
 

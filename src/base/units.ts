@@ -26,12 +26,12 @@ export function formatSize(bytes: number): string {
   return `${unit === 0 || Number.isInteger(value) ? value : value.toFixed(1)} ${units[unit]}`
 }
 
-/** '850 ns', '12.3 µs', '4.56 ms', '1.20 s': for people. */
+/** '850 ns', '12.3 µs', '4.56 ms', '1.2 s': for people. */
 export function formatDuration(ns: number): string {
   if (ns < 1e3) return `${Math.round(ns)} ns`
-  if (ns < 1e6) return `${(ns / 1e3).toFixed(1)} µs`
-  if (ns < 1e9) return `${(ns / 1e6).toFixed(2)} ms`
-  return `${(ns / 1e9).toFixed(2)} s`
+  if (ns < 1e6) return `${Number((ns / 1e3).toFixed(1))} µs`
+  if (ns < 1e9) return `${Number((ns / 1e6).toFixed(2))} ms`
+  return `${Number((ns / 1e9).toFixed(2))} s`
 }
 
 function parse(text: string, units: Record<string, number>): number | undefined {

@@ -74,7 +74,7 @@ export class Cell {
         (gate['trap'] as () => void)()
       }
     }
-    this.instance = new WebAssembly.Instance(executable.module, imports)
+    this.instance = instantiate(executable, imports)
   }
 
   /**
@@ -142,6 +142,16 @@ export class Cell {
     }
     return new WebAssembly.Instance(this.#executable.gate, { hypercall, vcpu }).exports as Record<string,
       WebAssembly.ExportValue>
+  }
+}
+
+function instantiate({ name, module }: Executable, imports: WebAssembly.Imports): WebAssembly.Instance {
+  try {
+    return new WebAssembly.Instance(module, imports)
+  } catch (cause) {
+    if (!(cause instanceof WebAssembly.RuntimeError)) throw cause
+    throw new CellarError('MODULE_INITIALISER_TRAPPED', [name, cause.message.replace(/^WebAssembly\.\w+\(\): /, '')],
+      { cause })
   }
 }
 

@@ -20,7 +20,11 @@
 
 import { STOP } from '../wasi/p1/context.ts'
 import { wasi_snapshot_preview1, type HypercallName, type Signature } from '../wasi/p1/table.ts'
-import { encodeModule, leb, sleb, type EncodableType, type ModuleParts } from '../wasm/encode.ts'
+import { encodeModule, leb, name, section, SECTION_CUSTOM, sleb, type EncodableType, type ModuleParts } from
+  '../wasm/encode.ts'
+
+/** The gate's name in a stack: its frames are ours, not the guest's. */
+export const GATE_NAME = 'cellar-gate'
 
 /** True if `name` must be called through the gate. */
 export function isGated(name: HypercallName): boolean {
@@ -57,7 +61,7 @@ export function encodeGate(names: readonly HypercallName[]): Uint8Array<ArrayBuf
     functions: [...functions, { type: ACTION, locals: [], body: [UNREACHABLE] }],
     exports: [...names, 'trap'].map((name, i) => ({ name, kind: 'func', index: names.length + 2 + i })),
   }
-  return encodeModule(parts)
+  return new Uint8Array([...encodeModule(parts), ...NAME_SECTION])
 }
 
 function code({ params, result, answers }: Signature, attempt: number, wait: number, resumed: number):
@@ -84,6 +88,9 @@ function halves(local: number): number[] {
   const get = [LOCAL_GET, ...leb(local)]
   return [...get, I32_WRAP_I64, ...get, I64_CONST, 32, I64_SHR_U, I32_WRAP_I64]
 }
+
+// Subsection 0: the module's name.
+const NAME_SECTION = section(SECTION_CUSTOM, [...name('name'), 0, GATE_NAME.length + 1, ...name(GATE_NAME)])
 
 const UNREACHABLE = 0x00
 const LOOP = 0x03

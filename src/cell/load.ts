@@ -4,16 +4,20 @@ import type { HypercallName } from '../wasi/p1/table.ts'
 import { HYPERVISOR_MODULE, memoryName, START_EXPORT } from '../wasm/prepare.ts'
 import type { Executable } from './executable.ts'
 import { encodeGate, isGated } from './gate.ts'
-import { isHypercall, loadProgram, type ProgramRules } from './program.ts'
+import { isHypercall, loadProgram, type Program, type ProgramRules } from './program.ts'
 
 const gates = new Map<string, WebAssembly.Module>()
 
 /** Reads, checks, prepares and compiles the program at `path`. Throws CellarError: nothing of it has run then. */
 export function loadExecutable(path: string, rules: ProgramRules = { stubs: [] }): Executable {
-  const { module, prepared, compiled } = loadProgram(path, rules)
+  return executableOf(loadProgram(path, rules))
+}
+
+/** What a pCPU needs to know of a compiled program. */
+export function executableOf({ path, module, prepared, compiled }: Program): Executable {
   const functions = module.imports.filter(({ kind }) => kind === 'func')
-  const hypercalls = new Set(functions.filter((one) => isHypercall(module, one)).map(({ name }) =>
-    name as HypercallName))
+  const hypercalls = new Set(
+    functions.filter((one) => isHypercall(module, one)).map(({ name }) => name as HypercallName))
   const [memory] = prepared.memories
   return {
     name: path,
@@ -21,15 +25,15 @@ export function loadExecutable(path: string, rules: ProgramRules = { stubs: [] }
     gate: gateFor([...hypercalls]),
     hypercalls: [...hypercalls],
     stubs: functions.filter((one) => !isHypercall(module, one)).map(({ module, name }) => ({ module, name })),
-    memory: memory === undefined ? undefined : { module: HYPERVISOR_MODULE, name: memoryName(0), min: memory.min,
-      max: memory.max },
+    memory: memory === undefined ? undefined
+      : { module: HYPERVISOR_MODULE, name: memoryName(0), min: memory.min, max: memory.max },
     start: prepared.hasStart ? START_EXPORT : undefined,
     codeOffsetDelta: prepared.codeOffsetDelta,
   }
 }
 
 /** The gate's module for a guest with these imports; compiled once. */
-export function gateFor(hypercalls: readonly HypercallName[]): WebAssembly.Module {
+function gateFor(hypercalls: readonly HypercallName[]): WebAssembly.Module {
   const gated = hypercalls.filter(isGated)
   const key = gated.join()
   let gate = gates.get(key)

@@ -9,8 +9,7 @@ import { hostClock } from '../services/clock/clock.ts'
 import type { Descriptor } from '../services/descriptor.ts'
 import { hostEntropy } from '../services/entropy/entropy.ts'
 import { Iovecs } from '../services/iovecs.ts'
-import { RIGHTS_CHANGING, RIGHTS_DIRECTORY, RIGHTS_FILE, RIGHTS_LISTENER, RIGHTS_SOCKET,
-  RIGHTS_STREAM } from '../wasi/p1/abi.ts'
+import { RIGHTS_DIRECTORY, RIGHTS_FILE, RIGHTS_LISTENER, RIGHTS_SOCKET, RIGHTS_STREAM } from '../wasi/p1/abi.ts'
 import { Descriptors } from '../wasi/p1/descriptors.ts'
 import { Cell, type CellParts } from './cell.ts'
 import type { Executable } from './executable.ts'
@@ -96,11 +95,12 @@ export function addStreams(descriptors: Descriptors, { stdin, stdout, stderr }: 
 async function addVolumes(descriptors: Descriptors, volumes: NonNullable<Grants['volumes']>): Promise<void> {
   const { openVolume } = await import('../services/file/volume.ts')
   for (const { host, guest, readOnly } of volumes) {
-    const withheld = readOnly ? RIGHTS_CHANGING : 0
+    // A read-only volume has every right, too: the file service answers EROFS. Programs would take a right that is
+    // withheld for one that they needn't ask for, and be told only when they write.
     descriptors.add({
       descriptor: openVolume(host, { readOnly }),
-      rightsBase: RIGHTS_DIRECTORY & ~withheld,
-      rightsInheriting: (RIGHTS_DIRECTORY | RIGHTS_FILE) & ~withheld,
+      rightsBase: RIGHTS_DIRECTORY,
+      rightsInheriting: RIGHTS_DIRECTORY | RIGHTS_FILE,
       flags: 0,
       preopen: new TextEncoder().encode(guest),
     })

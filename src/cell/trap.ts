@@ -6,6 +6,7 @@
 
 import { TRAP_FRAMES_MAX } from '../base/limits.ts'
 import type { Executable } from './executable.ts'
+import { GATE_NAME } from './gate.ts'
 
 /** A guest's frame, innermost first. `offset` is a byte offset in the program's file. */
 export type Frame = { readonly name: string; readonly index: number; readonly offset: number }
@@ -22,9 +23,7 @@ export function describeTrap(error: unknown, stub: string | undefined, executabl
   return {
     kind: 'trap',
     reason: stub === undefined ? reasonOf(error) : `called ${stub}, which is a stub`,
-    // A stub traps in the gate: that frame is ours.
-    frames: framesOf((error as Error | undefined)?.stack ?? '',
-      executable.codeOffsetDelta).slice(stub === undefined ? 0 : 1),
+    frames: framesOf((error as Error | undefined)?.stack ?? '', executable.codeOffsetDelta),
   }
 }
 
@@ -41,6 +40,8 @@ function framesOf(stack: string, delta: number): Frame[] {
     const match = FRAME.exec(line)
     if (match === null) continue
     const [, name = '', module = '', index, offset] = match
+    // A stub traps in the gate, and a guest that recurses may find the end of the stack there.
+    if (module === GATE_NAME) continue
     // V8 writes MODULE.FUNCTION if the name section names the module, too.
     frames.push({ name: name.startsWith(`${module}.`) ? name.slice(module.length + 1) : name, index: Number(index),
       offset: Number.parseInt(offset!, 16) - delta })

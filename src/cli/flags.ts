@@ -12,7 +12,8 @@ export type Flag = { readonly short?: string; readonly value?: string; readonly 
 /** Flags of `cellar run`. */
 export const RUN_FLAGS = {
   dir: { value: 'HOST[:GUEST][:ro]', many: true,
-    help: 'Grant a folder of the host; GUEST is the name that the program sees (default: HOST); ro: nothing in it can be changed' },
+    help: 'Grant a folder of the host; GUEST is the name that the program sees (default: HOST); ' +
+      'ro: nothing in it can be changed' },
   env: { short: 'e', value: 'K=V', many: true, help: "Set an environment variable; K alone passes on the host's" },
   listen: { value: 'tcp:HOST:PORT', many: true,
     help: 'Give the program a listening socket: descriptors from 3, after the folders; port 0 takes a free one' },
@@ -35,8 +36,10 @@ export const INSPECT_FLAGS = {
 } as const satisfies Record<string, Flag>
 
 /** What was given: a list of values for each flag (a switch has ['']), and the words from the first that is no flag. */
-export type Parsed<T> = { readonly flags: { readonly [K in keyof T]?: readonly string[
-  ] }; readonly rest: readonly string[] }
+export type Parsed<T> = {
+  readonly flags: { readonly [K in keyof T]?: readonly string[] }
+  readonly rest: readonly string[]
+}
 
 /**
  * Reads `argv` by `table`. Throws CellarError on an unknown flag, a missing value, or a second value where one fits.

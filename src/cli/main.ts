@@ -30,6 +30,8 @@ ${Object.entries(COMMANDS).map(([name, { help }]) => `  ${name.padEnd(10)}${help
 Exit status: the program's own; 124 timeout; 125 Cellar's error; 126 not runnable; 127 not found; 128+N signal N.
 `
 
+const EXIT_BUG = 125
+
 /** Runs `cellar ARGV`: the exit status. Errors have been told on stderr. */
 async function main(argv: readonly string[]): Promise<number> {
   const [name = '', ...rest] = argv
@@ -47,6 +49,16 @@ async function main(argv: readonly string[]): Promise<number> {
   return await command(rest)
 }
 
+/** Tells of an error, the operator's or ours, and ends the process. */
+async function fail(error: unknown): Promise<void> {
+  if (error instanceof CellarError) {
+    process.stderr.write(`cellar: ${error.message} [${error.code}]\n  hint: ${error.hint}\n`)
+    return await end(error.exit)
+  }
+  process.stderr.write(`cellar: Bug in Cellar, please report it\n${error instanceof Error ? error.stack : String(error)}\n`)
+  await end(EXIT_BUG)
+}
+
 /**
  * Ends the process. What the guest wrote was written by system calls already. exit(3) would wait for libuv's threads,
  * and one of them may be reading a stdin that nobody writes to.
@@ -60,10 +72,11 @@ async function end(status: number): Promise<void> {
   process.exit(status)
 }
 
+// Nothing is left to happen, and the guest still waits.
+process.once('beforeExit', () => void fail(new CellarError('GUEST_DEADLOCKED', [])))
+
 try {
   await end(await main(process.argv.slice(2)))
 } catch (error) {
-  if (!(error instanceof CellarError)) throw error
-  process.stderr.write(`cellar: ${error.message} [${error.code}]\n  hint: ${error.hint}\n`)
-  await end(error.exit)
+  await fail(error)
 }

@@ -16,7 +16,7 @@
 
 import { readFileSync } from 'node:fs'
 import { dirname, resolve } from 'node:path'
-import { LineCounter, parseDocument } from 'yaml'
+import { isMap, isNode, isScalar, LineCounter, parseDocument, type Document } from 'yaml'
 import { z } from 'zod'
 import { CellarError } from '../base/errors.ts'
 import { WASM_PAGE_BYTES, WASM_PAGES_MAX } from '../base/limits.ts'
@@ -42,8 +42,11 @@ export const CELL_MANIFEST = z.strictObject({
     .describe('Exports to call in order, in place of _start; strings are passed as the component ABI does'),
 })
 
-/** Reads the manifest at `path`; `args` are the command line's, `granted` what its flags grant. Throws CellarError. */
-export function readLaunch(path: string, args: readonly string[], granted: Grants): Launch {
+/** What the command line adds to a manifest. */
+type Added = { readonly args: readonly string[]; readonly granted: Grants; readonly stubs: readonly string[] }
+
+/** Reads the manifest at `path`. Throws CellarError. */
+export function readLaunch(path: string, { args, granted, stubs }: Added): Launch {
   const manifest = parseManifest(path)
   const folder = dirname(resolve(path))
   const limit = manifest.memory === undefined ? WASM_PAGES_MAX
@@ -59,7 +62,7 @@ export function readLaunch(path: string, args: readonly string[], granted: Grant
       listen: [...manifest.listen, ...granted.listen ?? []],
       memoryPagesMax: Math.min(limit, granted.memoryPagesMax ?? WASM_PAGES_MAX),
     },
-    stubs: manifest.stubs,
+    stubs: [...manifest.stubs, ...stubs],
     ...(manifest.calls === undefined ? {} : { calls: manifest.calls.map((one) =>
       ({ ...one, with: one.with.map(fill(args)) })) }),
   }
@@ -73,16 +76,37 @@ function parseManifest(path: string): z.infer<typeof CELL_MANIFEST> {
     throw new CellarError('MANIFEST_INVALID', [path, (cause as Error).message], { cause })
   }
   const lines = new LineCounter()
-  const document = parseDocument(text, { lineCounter: lines })
+  const refuse = (what: string, offset: number, cause: unknown): never => {
+    const { line, col } = lines.linePos(offset)
+    throw new CellarError('MANIFEST_INVALID', [path, `${what} (line ${line}, column ${col})`], { cause })
+  }
+  const document = parseDocument(text, { lineCounter: lines, prettyErrors: false })
   const [error] = document.errors
-  if (error !== undefined) throw new CellarError('MANIFEST_INVALID', [path, error.message])
-  const result = CELL_MANIFEST.safeParse(document.toJS())
+  if (error !== undefined) return refuse(error.message, error.pos[0], error)
+  const result = CELL_MANIFEST.safeParse(plain(path, document))
   if (result.success) return result.data
-  const { message, path: where } = result.error.issues[0]!
-  const node = document.getIn(where as string[], true) as { range?: [number] } | undefined
-  const { line, col } = lines.linePos(node?.range?.[0] ?? 0)
-  throw new CellarError('MANIFEST_INVALID', [path,
-    `${where.join('.') || 'the whole'}: ${message} (line ${line}, column ${col})`])
+  const [issue] = result.error.issues
+  const where = issue!.path as string[]
+  return refuse(`${where.join('.') || 'the whole'}: ${issue!.message}`, offsetOf(document, issue!), result.error)
+}
+
+/** The document as plain data. An alias of nothing, or aliases of aliases without end, are found only here. */
+function plain(path: string, document: Document.Parsed): unknown {
+  try {
+    return document.toJS()
+  } catch (cause) {
+    if (!(cause instanceof ReferenceError)) throw cause
+    throw new CellarError('MANIFEST_INVALID', [path, cause.message], { cause })
+  }
+}
+
+/** Where in the text an issue is: at the key if nobody knows it, else at the value. */
+function offsetOf(document: Document.Parsed, issue: z.core.$ZodIssue): number {
+  const at = document.getIn(issue.path, true)
+  const key = issue.code === 'unrecognized_keys' && isMap(at)
+    ? at.items.map((item) => item.key).find((one) => isScalar(one) && one.value === issue.keys[0]) : undefined
+  const node = key ?? at
+  return isNode(node) ? node.range?.[0] ?? 0 : 0
 }
 
 /** Puts the command line's arguments where an argument says ${args}. */

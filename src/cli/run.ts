@@ -51,7 +51,8 @@ export async function run(argv: readonly string[]): Promise<number> {
   }
   const timeoutNs = flags.timeout === undefined ? undefined : duration('--timeout', flags.timeout[0]!)
   const launch = flags.file === undefined ? launchOf(parsed)
-    : await (await import('./manifest.ts')).readLaunch(flags.file[0]!, rest, grantsOf(parsed))
+    : await (await import('./manifest.ts')).readLaunch(flags.file[0]!,
+      { args: rest, granted: grantsOf(parsed), stubs: flags.stub ?? [] })
   if (timeoutNs !== undefined || flags.stats !== undefined) {
     const { supervise } = await import('./supervise.ts')
     return await supervise(launch, { timeoutNs, stats: flags.stats !== undefined, trace: flags.trace !== undefined })

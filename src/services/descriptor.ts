@@ -25,7 +25,7 @@ export type Stat = {
   dev: bigint; ino: bigint; filetype: number; nlink: bigint; size: bigint; atim: bigint; mtim: bigint; ctim: bigint
 }
 
-/** What any descriptor can do. A missing method means that its kind can't: the caller answers EBADF, ESPIPE or ENOTSOCK. */
+/** What any descriptor can do. A missing method means that its kind can't: callers answer EBADF, ESPIPE or ENOTSOCK. */
 export interface Descriptor {
   readonly filetype: number
   /** Reads at the current offset: bytes read, 0 at the end, or a negated errno. */
@@ -45,7 +45,7 @@ export interface Descriptor {
   /** Files and folders: what was written is on the disk when this resolves, to 0 or a negated errno. */
   sync?(dataOnly: boolean): Promise<number>
 
-  /** Bytes that read() would give now without waiting (1 if unknown but some); 0 at the end; -EAGAIN if it would wait. */
+  /** Bytes that read() would give now (1 if unknown but some); 0 at the end; -EAGAIN if it would wait. */
   pollRead?(): number
   /** Bytes that write() would take now (1 if unknown but some), or -EAGAIN. */
   pollWrite?(): number

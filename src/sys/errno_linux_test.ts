@@ -1,3 +1,5 @@
+// sys/errno_linux_test.ts: Linux's errno numbers against those that Node knows.
+
 import assert from 'node:assert/strict'
 import { constants } from 'node:os'
 import { test } from 'node:test'

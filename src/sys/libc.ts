@@ -64,6 +64,7 @@ export class Scratch {
 /** Where the first byte of `buffer` is. Good until the buffer is detached or freed: the caller sees to that. */
 export function rawAddress(buffer: ArrayBufferLike): bigint {
   open()
+  // SAFETY: a buffer that isn't detached has an address; how long it is good is the caller's to know, as said above.
   return ffi!.getRawPointer(buffer as ArrayBuffer)
 }
 

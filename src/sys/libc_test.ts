@@ -1,3 +1,5 @@
+// sys/libc_test.ts: calls into the real C library.
+
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
 import { closeSync, openSync } from 'node:fs'

@@ -81,14 +81,16 @@ const scratch = new Scratch(IOVECS + IOVECS_MAX * 16)
 const kernelIovecs = new Uint32Array(scratch.bytes.buffer, IOVECS, IOVECS_MAX * 4)
 
 // Addresses of the places above, taken once: a BigInt for each call would be an allocation.
-type Places = Record<'a' | 'b' | 'how' | 'times' | 'statx' | 'range' | 'cachestat' | 'link' | 'entries' | 'iovecs', bigint>
+type Place = 'a' | 'b' | 'how' | 'times' | 'statx' | 'range' | 'cachestat' | 'link' | 'entries' | 'iovecs'
+type Places = Record<Place, bigint>
 let at: Places | undefined
 function places(): Places {
   if (at !== undefined) return at
   const base = scratch.address
   const place = (offset: number) => base + BigInt(offset)
   at = { a: place(PATH_A), b: place(PATH_B), how: place(OPEN_HOW), times: place(TIMESPECS), statx: place(STATX),
-    range: place(CACHESTAT), cachestat: place(CACHESTAT + 16), link: place(LINK), entries: place(ENTRIES), iovecs: place(IOVECS) }
+    range: place(CACHESTAT), cachestat: place(CACHESTAT + 16), link: place(LINK), entries: place(ENTRIES),
+    iovecs: place(IOVECS) }
   return at
 }
 

@@ -5,7 +5,7 @@
 // `resolution` is 1 ns unless a coarser clock is asked for: then every reading is rounded down to it, since precise
 // time is what side-channel attacks are built from.
 
-import { clockGettime } from '../../sys/libc.ts'
+import { clockGettime, isSupported } from '../../sys/libc.ts'
 
 /** The clocks of one guest. */
 export interface Clock {
@@ -24,16 +24,21 @@ const GIGA = 1_000_000_000n
 /** The host's clocks, rounded down to `resolution` nanoseconds. */
 export function hostClock(resolution = 1): Clock {
   const now = new Float64Array(2)
+  const read = isSupported() ? (): void => void clockGettime(0, now) : (): void => {
+    const ms = Date.now()
+    now[0] = Math.floor(ms / 1e3)
+    now[1] = (ms % 1e3) * 1e6
+  }
   const step = BigInt(resolution)
   const real = (): bigint => {
-    clockGettime(0, now)
+    read()
     return BigInt(now[0]!) * GIGA + BigInt(now[1]!)
   }
   const exact: Clock = {
     resolution,
     time: (id) => id === 1 ? process.hrtime.bigint() : real(),
     monotonic: () => Number(process.hrtime.bigint()),
-    realtime: () => { clockGettime(0, now); return now },
+    realtime: () => { read(); return now },
   }
   if (resolution === 1) return exact
   return {
@@ -41,7 +46,7 @@ export function hostClock(resolution = 1): Clock {
     time: (id) => { const time = exact.time(id); return time - time % step },
     monotonic: () => { const time = exact.monotonic(); return time - time % resolution },
     realtime: () => {
-      clockGettime(0, now)
+      read()
       // A resolution of a second or more rounds the seconds; a finer one rounds within the second.
       const seconds = Math.ceil(resolution / 1e9)
       if (resolution >= 1e9) { now[0]! -= now[0]! % seconds; now[1] = 0 } else now[1]! -= now[1]! % resolution

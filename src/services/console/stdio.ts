@@ -10,7 +10,7 @@
 import { fstatSync, read, readSync, write, writeSync, type Stats } from 'node:fs'
 import { EAGAIN, EIO, errnoOf } from '../../base/errno.ts'
 import { CONSOLE_READ_BYTES_MAX } from '../../base/limits.ts'
-import { POLLIN, POLLOUT, poll1 } from '../../sys/libc.ts'
+import { isSupported, POLLIN, POLLOUT, poll1 } from '../../sys/libc.ts'
 import { FILETYPE_CHARACTER_DEVICE, FILETYPE_REGULAR_FILE, FILETYPE_UNKNOWN, type Descriptor } from '../descriptor.ts'
 import type { Iovecs } from '../iovecs.ts'
 import { WaitQueue, type Waker } from '../wait_queue.ts'
@@ -29,10 +29,10 @@ class StandardStream {
 
   constructor(fd: number) { this.fd = fd }
 
-  /** True if transfers never wait for another process. */
+  /** True if transfers never wait for another process, or if there is no poll(2) to ask: then they wait as they do. */
   get isFile(): boolean {
     const stats = this.#stats ??= this.#fstat()
-    return stats.isFile() || (stats.isCharacterDevice() && !isTerminal(stats))
+    return stats.isFile() || (stats.isCharacterDevice() && !isTerminal(stats)) || !isSupported()
   }
 
   get filetype(): number {

@@ -1,4 +1,4 @@
-// Folders: what changes them, what lists them, volumes that can't be changed.
+// services/file/directory_test.ts: folders: what changes them, what lists them, volumes that can't be changed.
 
 import assert from 'node:assert/strict'
 import {
@@ -10,6 +10,7 @@ import {
 } from '../../base/errno.ts'
 import { FILETYPE_DIRECTORY, FILETYPE_REGULAR_FILE, FILETYPE_SYMBOLIC_LINK, FILETYPE_UNKNOWN } from '../descriptor.ts'
 import type { Directory } from './directory.ts'
+import type { Resolver } from './resolve.ts'
 import { Guest, Tree, bytes, disposable, forBothResolvers, openFile, opening } from './test_support.ts'
 
 const text = (name: Uint8Array) => new TextDecoder().decode(name)
@@ -27,72 +28,76 @@ function list(folder: Directory, cookie = 0n, count = Infinity, room = 4096): Li
   return entries
 }
 
+type Change = [what: string, change: (volume: Directory) => number, errno: number, then?: [string, boolean][]]
+
+// What is there before each: folder `dir` with `dir/x`, empty folder `empty`, file `file`, link `link` → `dir`.
+const CHANGES: Change[] = [
+  ['mkdir makes a folder', (v) => v.mkdir(bytes('dir/new')), 0, [['dir/new', true]]],
+  ['mkdir takes a final slash', (v) => v.mkdir(bytes('new//')), 0, [['new', true]]],
+  ['mkdir of what exists', (v) => v.mkdir(bytes('file')), EEXIST],
+  ['mkdir of a link', (v) => v.mkdir(bytes('link/')), EEXIST],
+  ['mkdir of .', (v) => v.mkdir(bytes('.')), EEXIST],
+  ['mkdir beneath a file', (v) => v.mkdir(bytes('file/new')), ENOTDIR],
+  ['mkdir beneath nothing', (v) => v.mkdir(bytes('nope/new')), ENOENT],
+  ['mkdir through a link', (v) => v.mkdir(bytes('link/new')), 0, [['dir/new', true]]],
+  ['rmdir removes a folder', (v) => v.rmdir(bytes('empty')), 0, [['empty', false]]],
+  ['rmdir takes a final slash', (v) => v.rmdir(bytes('empty/')), 0, [['empty', false]]],
+  ['rmdir of a full folder', (v) => v.rmdir(bytes('dir')), ENOTEMPTY, [['dir/x', true]]],
+  ['rmdir of a file', (v) => v.rmdir(bytes('file')), ENOTDIR],
+  ['rmdir of a file with a slash', (v) => v.rmdir(bytes('file/')), ENOTDIR],
+  ['rmdir of a link', (v) => v.rmdir(bytes('link')), ENOTDIR, [['link', true]]],
+  ['rmdir of .', (v) => v.rmdir(bytes('.')), EINVAL],
+  ['rmdir of nothing', (v) => v.rmdir(bytes('nope')), ENOENT],
+  ['unlink removes a file', (v) => v.unlink(bytes('./dir/../file')), 0, [['file', false]]],
+  ['unlink removes a link, not its target', (v) => v.unlink(bytes('link')), 0, [['link', false], ['dir/x', true]]],
+  ['unlink of a folder', (v) => v.unlink(bytes('dir')), EISDIR],
+  ['unlink of a folder with a slash', (v) => v.unlink(bytes('dir/')), EISDIR],
+  ['unlink of a file with a slash', (v) => v.unlink(bytes('file/')), ENOTDIR, [['file', true]]],
+  ['unlink of nothing', (v) => v.unlink(bytes('nope')), ENOENT],
+  ['rename moves', (v) => v.rename(bytes('file'), v, bytes('dir/y')), 0, [['file', false], ['dir/y', true]]],
+  ['rename replaces', (v) => v.rename(bytes('file'), v, bytes('dir/x')), 0, [['file', false], ['dir/x', true]]],
+  ['rename of a folder with slashes', (v) => v.rename(bytes('dir/'), v, bytes('to/')), 0, [['to/x', true]]],
+  ['rename of a file with a slash', (v) => v.rename(bytes('file/'), v, bytes('to')), ENOTDIR],
+  ['rename of a file to a name with a slash', (v) => v.rename(bytes('file'), v, bytes('to/')), ENOTDIR],
+  ['rename onto a full folder', (v) => v.rename(bytes('empty'), v, bytes('dir')), ENOTEMPTY],
+  ['rename of a file onto a folder', (v) => v.rename(bytes('file'), v, bytes('empty')), EISDIR],
+  ['rename of a folder onto a file', (v) => v.rename(bytes('empty'), v, bytes('file')), ENOTDIR],
+  ['rename of a folder into itself', (v) => v.rename(bytes('dir'), v, bytes('dir/y')), EINVAL],
+  ['rename of .', (v) => v.rename(bytes('.'), v, bytes('y')), EBUSY],
+  ['link gives a second name', (v) => v.link(bytes('file'), v, bytes('dir/y')), 0, [['file', true], ['dir/y', true]]],
+  ['link of a folder', (v) => v.link(bytes('dir'), v, bytes('y')), EPERM],
+  ['link of a folder with a slash', (v) => v.link(bytes('dir/'), v, bytes('y')), EPERM],
+  ['link of a file with a slash', (v) => v.link(bytes('file/'), v, bytes('y')), ENOTDIR],
+  ['link of dots', (v) => v.link(bytes('dir/..'), v, bytes('y')), EPERM],
+  ['link to what exists', (v) => v.link(bytes('file'), v, bytes('dir')), EEXIST],
+  ['link to a name with a slash', (v) => v.link(bytes('file'), v, bytes('y/')), ENOENT],
+  ['symlink makes a link', (v) => v.symlink(bytes('nope/../x'), bytes('y')), 0],
+  ['symlink of an absolute path', (v) => v.symlink(bytes('/etc'), bytes('y')), EPERM, [['y', false]]],
+  ['symlink of nothing', (v) => v.symlink(bytes(''), bytes('y')), ENOENT],
+  ['symlink to a new name with a slash', (v) => v.symlink(bytes('x'), bytes('y/')), ENOENT],
+  ['symlink to what exists', (v) => v.symlink(bytes('x'), bytes('file/')), EEXIST],
+]
+
+function planted(resolver: Resolver): Tree {
+  const tree = new Tree(resolver)
+  mkdirSync(tree.path('volume/dir'), { recursive: true })
+  mkdirSync(tree.path('volume/empty'))
+  writeFileSync(tree.path('volume/dir/x'), 'x')
+  writeFileSync(tree.path('volume/file'), 'file')
+  symlinkSync('dir', tree.path('volume/link'))
+  return tree
+}
+
 forBothResolvers('a change by path', (resolver) => {
-  // What is there before each: folder `dir` with `dir/x`, empty folder `empty`, file `file`, link `link` → `dir`.
-  const changes: [what: string, change: (volume: Directory) => number, errno: number, then?: [string, boolean][]][] = [
-    ['mkdir makes a folder', (v) => v.mkdir(bytes('dir/new')), 0, [['dir/new', true]]],
-    ['mkdir takes a final slash', (v) => v.mkdir(bytes('new//')), 0, [['new', true]]],
-    ['mkdir of what exists', (v) => v.mkdir(bytes('file')), EEXIST],
-    ['mkdir of a link', (v) => v.mkdir(bytes('link/')), EEXIST],
-    ['mkdir of .', (v) => v.mkdir(bytes('.')), EEXIST],
-    ['mkdir beneath a file', (v) => v.mkdir(bytes('file/new')), ENOTDIR],
-    ['mkdir beneath nothing', (v) => v.mkdir(bytes('nope/new')), ENOENT],
-    ['mkdir through a link', (v) => v.mkdir(bytes('link/new')), 0, [['dir/new', true]]],
-    ['rmdir removes a folder', (v) => v.rmdir(bytes('empty')), 0, [['empty', false]]],
-    ['rmdir takes a final slash', (v) => v.rmdir(bytes('empty/')), 0, [['empty', false]]],
-    ['rmdir of a full folder', (v) => v.rmdir(bytes('dir')), ENOTEMPTY, [['dir/x', true]]],
-    ['rmdir of a file', (v) => v.rmdir(bytes('file')), ENOTDIR],
-    ['rmdir of a file with a slash', (v) => v.rmdir(bytes('file/')), ENOTDIR],
-    ['rmdir of a link', (v) => v.rmdir(bytes('link')), ENOTDIR, [['link', true]]],
-    ['rmdir of .', (v) => v.rmdir(bytes('.')), EINVAL],
-    ['rmdir of nothing', (v) => v.rmdir(bytes('nope')), ENOENT],
-    ['unlink removes a file', (v) => v.unlink(bytes('./dir/../file')), 0, [['file', false]]],
-    ['unlink removes a link, not its target', (v) => v.unlink(bytes('link')), 0, [['link', false], ['dir/x', true]]],
-    ['unlink of a folder', (v) => v.unlink(bytes('dir')), EISDIR],
-    ['unlink of a folder with a slash', (v) => v.unlink(bytes('dir/')), EISDIR],
-    ['unlink of a file with a slash', (v) => v.unlink(bytes('file/')), ENOTDIR, [['file', true]]],
-    ['unlink of nothing', (v) => v.unlink(bytes('nope')), ENOENT],
-    ['rename moves', (v) => v.rename(bytes('file'), v, bytes('dir/y')), 0, [['file', false], ['dir/y', true]]],
-    ['rename replaces', (v) => v.rename(bytes('file'), v, bytes('dir/x')), 0, [['file', false], ['dir/x', true]]],
-    ['rename of a folder with slashes', (v) => v.rename(bytes('dir/'), v, bytes('to/')), 0, [['to/x', true]]],
-    ['rename of a file with a slash', (v) => v.rename(bytes('file/'), v, bytes('to')), ENOTDIR],
-    ['rename of a file to a name with a slash', (v) => v.rename(bytes('file'), v, bytes('to/')), ENOTDIR],
-    ['rename onto a full folder', (v) => v.rename(bytes('empty'), v, bytes('dir')), ENOTEMPTY],
-    ['rename of a file onto a folder', (v) => v.rename(bytes('file'), v, bytes('empty')), EISDIR],
-    ['rename of a folder onto a file', (v) => v.rename(bytes('empty'), v, bytes('file')), ENOTDIR],
-    ['rename of a folder into itself', (v) => v.rename(bytes('dir'), v, bytes('dir/y')), EINVAL],
-    ['rename of .', (v) => v.rename(bytes('.'), v, bytes('y')), EBUSY],
-    ['link gives a second name', (v) => v.link(bytes('file'), v, bytes('dir/y')), 0, [['file', true], ['dir/y', true]]],
-    ['link of a folder', (v) => v.link(bytes('dir'), v, bytes('y')), EPERM],
-    ['link of a folder with a slash', (v) => v.link(bytes('dir/'), v, bytes('y')), EPERM],
-    ['link of a file with a slash', (v) => v.link(bytes('file/'), v, bytes('y')), ENOTDIR],
-    ['link of dots', (v) => v.link(bytes('dir/..'), v, bytes('y')), EPERM],
-    ['link to what exists', (v) => v.link(bytes('file'), v, bytes('dir')), EEXIST],
-    ['link to a name with a slash', (v) => v.link(bytes('file'), v, bytes('y/')), ENOENT],
-    ['symlink makes a link', (v) => v.symlink(bytes('nope/../x'), bytes('y')), 0],
-    ['symlink of an absolute path', (v) => v.symlink(bytes('/etc'), bytes('y')), EPERM, [['y', false]]],
-    ['symlink of nothing', (v) => v.symlink(bytes(''), bytes('y')), ENOENT],
-    ['symlink to a new name with a slash', (v) => v.symlink(bytes('x'), bytes('y/')), ENOENT],
-    ['symlink to what exists', (v) => v.symlink(bytes('x'), bytes('file/')), EEXIST],
-  ]
-  const planted = () => {
-    const tree = new Tree(resolver)
-    mkdirSync(tree.path('volume/dir'), { recursive: true })
-    mkdirSync(tree.path('volume/empty'))
-    writeFileSync(tree.path('volume/dir/x'), 'x')
-    writeFileSync(tree.path('volume/file'), 'file')
-    symlinkSync('dir', tree.path('volume/link'))
-    return tree
-  }
-  for (const [what, change, errno, then] of changes) {
+  for (const [what, change, errno, then] of CHANGES) {
     test(`${what} is answered as by Linux`, () => {
-      using tree = planted()
+      using tree = planted(resolver)
       using volume = disposable(tree.open())
       assert.equal(0 - change(volume.it), errno)
       for (const [path, exists] of then ?? []) assert.equal(isThere(tree.path('volume', path)), exists, path)
     })
     test(`${what} is refused on a read-only volume`, () => {
-      using tree = planted()
+      using tree = planted(resolver)
       using volume = disposable(tree.open('volume', true))
       const before = readdirSync(tree.path('volume'), { recursive: true }).sort()
       const answered = 0 - change(volume.it)
@@ -102,7 +107,7 @@ forBothResolvers('a change by path', (resolver) => {
   }
 
   test('between volumes moves and links both ways, but not into or out of a read-only one', () => {
-    using tree = planted()
+    using tree = planted(resolver)
     mkdirSync(tree.path('other'))
     using volume = disposable(tree.open())
     using other = disposable(tree.open('other'))
@@ -117,7 +122,7 @@ forBothResolvers('a change by path', (resolver) => {
   })
 
   test('of times sets those of a link or of what it leads to', () => {
-    using tree = planted()
+    using tree = planted(resolver)
     using volume = disposable(tree.open())
     const time = 1_234_567_890_123_456_789n
     assert.equal(volume.it.setTimesAt(bytes('link'), false, { atim: time, mtim: time + 1n }), 0)
@@ -157,16 +162,16 @@ forBothResolvers('a read-only volume', (resolver) => {
   })
 })
 
-forBothResolvers('a listing', (resolver) => {
-  const planted = (count: number) => {
-    const tree = new Tree(resolver)
-    mkdirSync(tree.path('volume'))
-    for (let i = 0; i < count; i++) writeFileSync(tree.path(`volume/entry ${i}`), '')
-    return tree
-  }
+function filled(resolver: Resolver, count: number): Tree {
+  const tree = new Tree(resolver)
+  mkdirSync(tree.path('volume'))
+  for (let i = 0; i < count; i++) writeFileSync(tree.path(`volume/entry ${i}`), '')
+  return tree
+}
 
-  test('has every entry with its kind and inode, and . and ..', () => {
-    using tree = planted(1)
+forBothResolvers('a listing', (resolver) => {
+  test('has every entry with its kind and inode, the two of dots too', () => {
+    using tree = filled(resolver, 1)
     mkdirSync(tree.path('volume/dir'))
     symlinkSync('x', tree.path('volume/link'))
     using volume = disposable(tree.open())
@@ -180,7 +185,7 @@ forBothResolvers('a listing', (resolver) => {
   })
 
   test('of 1,000 entries comes whole, however few are taken at a time', () => {
-    using tree = planted(1000)
+    using tree = filled(resolver, 1000)
     using volume = disposable(tree.open())
     for (const count of [1, 7, 1000]) {
       const names = new Set<string>()
@@ -193,9 +198,11 @@ forBothResolvers('a listing', (resolver) => {
       assert.equal(names.size, 1002, `${count} at a time`)
     }
   })
+})
 
+forBothResolvers('a listing in parts', (resolver) => {
   test('goes on from any earlier cookie, and starts anew from 0', () => {
-    using tree = planted(50)
+    using tree = filled(resolver, 50)
     using volume = disposable(tree.open())
     const all = list(volume.it).map(({ name }) => name)
     const entries = list(volume.it)
@@ -207,7 +214,7 @@ forBothResolvers('a listing', (resolver) => {
   })
 
   test('misses and repeats nothing that stays, while others are removed', () => {
-    using tree = planted(400)
+    using tree = filled(resolver, 400)
     using volume = disposable(tree.open())
     const seen: string[] = []
     for (let cookie = 0n;;) {
@@ -223,7 +230,7 @@ forBothResolvers('a listing', (resolver) => {
   })
 
   test('from a cookie that nobody gave out is an errno or a listing, never a fault', () => {
-    using tree = planted(3)
+    using tree = filled(resolver, 3)
     using volume = disposable(tree.open())
     for (const cookie of [1n, 12345n, (1n << 63n) - 1n, 1n << 63n, (1n << 64n) - 1n]) {
       let visited = 0

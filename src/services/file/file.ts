@@ -1,11 +1,12 @@
 // services/file/file.ts: an open file of a volume.
 //
 // Bytes move between the page cache and the guest's memory in one system call, with no copy of ours. The offset is the
-// kernel's; `#position` follows it. A pCPU must not wait for a disk. Reading in sequence, we ask once for a window ahead
-// whether all of it is in the page cache (cachestat), and if so read it plainly. Else reads ask with RWF_NOWAIT. If not all of it is in the page cache the
-// answer is -EAGAIN; awaitReadable() then has libuv's pool read that range, which brings it in, and wakes. The try
-// after that reads without NOWAIT, so that it makes progress even if the pages are gone again. A file system without
-// NOWAIT is read plainly. Writes go to the page cache; they wait only where the kernel throttles or O_SYNC is set.
+// kernel's; `#position` follows it. A pCPU must not wait for a disk. Reading in sequence, we ask once for a window
+// ahead whether all of it is in the page cache (cachestat), and if so read it plainly. Else reads ask with RWF_NOWAIT.
+// If not all of it is in the page cache the answer is -EAGAIN; awaitReadable() then has libuv's pool read that range,
+// which brings it in, and wakes. The try after that reads without NOWAIT, so that it makes progress even if the pages
+// are gone again. A file system without NOWAIT is read plainly. Writes go to the page cache; they wait only where the
+// kernel throttles or O_SYNC is set.
 //
 // Hot path in read and write: no allocation, no closures, numbers and typed arrays only.
 
@@ -41,7 +42,7 @@ export class File implements Descriptor {
   #missOffset = 0
   #missLength = 0
   #warm = false
-  // The kernel's offset, or -1 if it isn't known. What is known of [#from, #to): all of it was in the page cache, or not.
+  // The kernel's offset, or -1 if it isn't known. Of [#from, #to) it is known whether all was in the page cache.
   #position = 0
   #from = 0
   #to = 0

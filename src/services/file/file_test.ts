@@ -1,4 +1,5 @@
-// Open files: bytes from and to a guest's memory, offsets, sizes, times. And which folders can be volumes.
+// services/file/file_test.ts: open files: bytes from and to a guest's memory, offsets, sizes, times. And which folders
+// can be volumes.
 
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
@@ -8,20 +9,21 @@ import { CellarError } from '../../base/errors.ts'
 import { EBADF, EINVAL, ENOSPC, ENOTSUP, EPERM } from '../../base/errno.ts'
 import { Iovecs } from '../iovecs.ts'
 import type { File } from './file.ts'
+import type { Resolver } from './resolve.ts'
 import { Guest, Tree, disposable, forBothResolvers, openFile, opening, skip, waited } from './test_support.ts'
 import { openVolume } from './volume.ts'
 
 const CREATE = { read: true, write: true, create: true }
 
-forBothResolvers('a file', (resolver) => {
-  const tree = () => {
-    const made = new Tree(resolver)
-    mkdirSync(made.path('volume'))
-    return made
-  }
+function withVolume(resolver: Resolver): Tree {
+  const made = new Tree(resolver)
+  mkdirSync(made.path('volume'))
+  return made
+}
 
+forBothResolvers('a file', (resolver) => {
   test('is written from and read to scattered memory at its offset', async () => {
-    using made = tree()
+    using made = withVolume(resolver)
     using volume = disposable(made.open())
     using file = disposable(openFile(volume.it, 'f', CREATE))
     const guest = new Guest()
@@ -36,7 +38,7 @@ forBothResolvers('a file', (resolver) => {
   })
 
   test('pread and pwrite leave the offset alone', async () => {
-    using made = tree()
+    using made = withVolume(resolver)
     using volume = disposable(made.open())
     using file = disposable(openFile(volume.it, 'f', CREATE))
     const guest = new Guest()
@@ -49,7 +51,7 @@ forBothResolvers('a file', (resolver) => {
   })
 
   test('is sparse beyond 4 GiB, and keeps offsets exact there', async () => {
-    using made = tree()
+    using made = withVolume(resolver)
     using volume = disposable(made.open())
     using file = disposable(openFile(volume.it, 'f', CREATE))
     const guest = new Guest()
@@ -64,7 +66,7 @@ forBothResolvers('a file', (resolver) => {
   })
 
   test('opened to append is written at its end, until told otherwise', () => {
-    using made = tree()
+    using made = withVolume(resolver)
     using volume = disposable(made.open())
     writeFileSync(made.path('volume/f'), 'start ')
     using file = disposable(openFile(volume.it, 'f', { ...CREATE, append: true }))
@@ -79,9 +81,11 @@ forBothResolvers('a file', (resolver) => {
     file.it.write(guest.text('!'))
     assert.equal(readFileSync(made.path('volume/f'), 'utf8'), 'Start end!')
   })
+})
 
+forBothResolvers('a file, as it was opened,', (resolver) => {
   test('is truncated when asked, created 0666 less the umask, and synchronous if told so', () => {
-    using made = tree()
+    using made = withVolume(resolver)
     using volume = disposable(made.open())
     writeFileSync(made.path('volume/f'), 'full')
     openFile(volume.it, 'f', { truncate: true }).close()
@@ -94,7 +98,7 @@ forBothResolvers('a file', (resolver) => {
   })
 
   test('opened one way refuses the other', () => {
-    using made = tree()
+    using made = withVolume(resolver)
     using volume = disposable(made.open())
     writeFileSync(made.path('volume/f'), 'full')
     const guest = new Guest()
@@ -108,9 +112,11 @@ forBothResolvers('a file', (resolver) => {
     assert.equal(writer.it.pread(guest.ranges(4), 0), -EBADF)
     assert.equal(readFileSync(made.path('volume/f'), 'utf8'), 'full')
   })
+})
 
+forBothResolvers('a file on the disk', (resolver) => {
   test('allocate extends and never shortens', () => {
-    using made = tree()
+    using made = withVolume(resolver)
     using volume = disposable(made.open())
     using file = disposable(openFile(volume.it, 'f', CREATE))
     const sizes: [number, number, number][] = [[0, 100, 100], [10, 10, 100], [90, 20, 110], [4096, 1, 4097]]
@@ -124,7 +130,7 @@ forBothResolvers('a file', (resolver) => {
   })
 
   test('sets its times to the nanosecond, tells its attributes, takes advice, and reaches the disk', async () => {
-    using made = tree()
+    using made = withVolume(resolver)
     using volume = disposable(made.open())
     using file = disposable(openFile(volume.it, 'f', CREATE))
     file.it.write(new Guest().text('four'))
@@ -140,7 +146,7 @@ forBothResolvers('a file', (resolver) => {
   })
 
   test('that is closed while it is flushed keeps its descriptor until then', async () => {
-    using made = tree()
+    using made = withVolume(resolver)
     using volume = disposable(made.open())
     const before = readdirSync('/proc/self/fd').length
     const file = openFile(volume.it, 'f', CREATE)

@@ -12,7 +12,7 @@
 // A path has been checked (refusePath). Flags are O_*; O_NOFOLLOW means the last name, and only without a final slash.
 
 import { EAGAIN, EINVAL, EISDIR, ELOOP, ENAMETOOLONG, ENOENT, ENOSYS, ENOTDIR, EPERM, EXDEV } from '../../base/errno.ts'
-import { PATH_BYTES_MAX } from '../../base/limits.ts'
+import { LINKS_MAX, OPENAT2_TRIES_MAX, PATH_BYTES_MAX, WALK_DEPTH_MAX } from '../../base/limits.ts'
 import * as sys from '../../sys/linux_files.ts'
 import { SLASH, isDotDot, isDots, splitPath } from './paths.ts'
 
@@ -33,15 +33,6 @@ export function bestResolver(root: number): Resolver {
 }
 
 const BENEATH = sys.RESOLVE_BENEATH | sys.RESOLVE_NO_MAGICLINKS
-
-/** Links followed for one path: Linux's own limit, so that both resolvers agree. */
-const LINKS_MAX = 40
-
-/** Descriptors that one walk holds. Deeper paths get ENAMETOOLONG: a guest mustn't use up the process's descriptors. */
-const WALK_DEPTH_MAX = 256
-
-/** Tries of openat2 while renames elsewhere keep it from being sure about a `..`. Then we walk ourselves. */
-const OPENAT2_TRIES_MAX = 16
 
 const DOT = Uint8Array.of(0x2e)
 

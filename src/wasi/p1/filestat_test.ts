@@ -1,3 +1,5 @@
+// wasi/p1/filestat_test.ts: sizes, times and identity through descriptors, on real files.
+
 import assert from 'node:assert/strict'
 import { statSync, writeFileSync } from 'node:fs'
 import { test } from 'node:test'

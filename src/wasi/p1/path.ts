@@ -37,13 +37,7 @@ export function path_open(
   const outAt = memory.check(out, 4)
 
   let rightsBase = rightsLo & RIGHTS_POSSIBLE
-  let rightsInheriting = inheritingLo & RIGHTS_POSSIBLE
-  if (folder.readOnly) {
-    // Whoever insists on writing is told why not. Other rights to change something are not granted and not an error.
-    if ((rightsBase & abi.RIGHTS_FD_WRITE) !== 0) return EROFS
-    rightsBase &= ~abi.RIGHTS_CHANGING
-    rightsInheriting &= ~abi.RIGHTS_CHANGING
-  }
+  const rightsInheriting = inheritingLo & RIGHTS_POSSIBLE
   if (((rightsBase | rightsInheriting) & ~descriptors.get(fd)!.rightsInheriting) !== 0) return ENOTCAPABLE
 
   let opened = folder.open(path, howOf(dirflags, oflags, rightsBase, fdflags))

@@ -1,3 +1,5 @@
+// wasi/p1/path_test.ts: the calls by path over a real folder: rights, flags, pointers, and what they do.
+
 import assert from 'node:assert/strict'
 import { existsSync, mkdirSync, readFileSync, readdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { test } from 'node:test'
@@ -67,19 +69,32 @@ test('path_open insists on writing for FD_WRITE only: Go asks for FD_FILESTAT_SE
 })
 
 test('path_open on a read-only volume reads, and tells EROFS to who insists on writing', { skip }, () => {
-  for (const withheld of [0, abi.RIGHTS_CHANGING]) {
-    using guest = new Guest({ readOnly: true, base: abi.RIGHTS_DIRECTORY & ~withheld,
-      inheriting: (abi.RIGHTS_DIRECTORY | abi.RIGHTS_FILE) & ~withheld })
-    writeFileSync(guest.path('f'), 'f')
-    const rights = abi.RIGHTS_FILE & ~abi.RIGHTS_FD_WRITE
-    assert.equal(open(guest, 'f', { rights }), ESUCCESS)
-    assert.equal(guest.descriptors.get(1)!.rightsBase, rights & ~abi.RIGHTS_CHANGING)
-    assert.equal(open(guest, 'f', { rights: abi.RIGHTS_FD_WRITE }), EROFS)
-    assert.equal(open(guest, 'new', { oflags: abi.OFLAGS_CREAT }), withheld === 0 ? EROFS : ENOTCAPABLE)
-    assert.equal(answered(() => path_create_directory(guest.context, ROOT, ...guest.text('d'))),
-      withheld === 0 ? EROFS : ENOTCAPABLE)
-    assert.deepEqual(readdirSync(guest.host), ['f'])
-  }
+  using guest = new Guest({ readOnly: true })
+  writeFileSync(guest.path('f'), 'f')
+  const rights = abi.RIGHTS_FILE & ~abi.RIGHTS_FD_WRITE
+  assert.equal(open(guest, 'f', { rights }), ESUCCESS)
+  const needWriting = abi.RIGHTS_FD_ALLOCATE | abi.RIGHTS_FD_FILESTAT_SET_SIZE
+  assert.equal(guest.descriptors.get(1)!.rightsBase, rights & ~needWriting)
+  assert.equal(open(guest, 'f', { rights: abi.RIGHTS_FD_WRITE }), EROFS)
+  assert.equal(open(guest, 'f', { oflags: abi.OFLAGS_TRUNC }), EROFS)
+  assert.equal(open(guest, 'new', { oflags: abi.OFLAGS_CREAT }), EROFS)
+  assert.equal(answered(() => path_create_directory(guest.context, ROOT, ...guest.text('d'))), EROFS)
+  assert.deepEqual(readdirSync(guest.host), ['f'])
+})
+
+// wasi-libc asks for no right that the folder doesn't hand on, and then believes that it has what it asked for: were
+// the rights to write withheld, fopen("r+") would succeed, and each write fail.
+test('path_open of a folder on a read-only volume hands on every right: writing there is EROFS', { skip }, () => {
+  using guest = new Guest({ readOnly: true })
+  mkdirSync(guest.path('d'))
+  writeFileSync(guest.path('d/f'), 'f')
+  const all = { rights: abi.RIGHTS_DIRECTORY, inheriting: abi.RIGHTS_DIRECTORY | abi.RIGHTS_FILE }
+  assert.equal(open(guest, 'd', all), ESUCCESS)
+  const entry = guest.descriptors.get(1)!
+  assert.deepEqual([entry.rightsBase, entry.rightsInheriting], [all.rights, all.inheriting])
+  assert.equal(open(guest, 'f', { fd: 1, rights: abi.RIGHTS_FD_READ | abi.RIGHTS_FD_WRITE }), EROFS)
+  assert.equal(answered(() => path_unlink_file(guest.context, 1, ...guest.text('f'))), EROFS)
+  assert.equal(readFileSync(guest.path('d/f'), 'utf8'), 'f')
 })
 
 test('path_open checks everything before it creates or truncates', { skip }, () => {

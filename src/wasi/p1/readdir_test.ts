@@ -1,3 +1,5 @@
+// wasi/p1/readdir_test.ts: fd_readdir read as wasi-libc reads it, with buffers that are too small.
+
 import assert from 'node:assert/strict'
 import { lstatSync, mkdirSync, writeFileSync } from 'node:fs'
 import { test } from 'node:test'
