@@ -4,7 +4,8 @@
 // folder goes with `using`. Nothing here looks inside the hypervisor: what a test knows, an operator can see.
 
 import { spawn, type ChildProcess } from 'node:child_process'
-import { chownSync, existsSync, mkdirSync, mkdtempSync, readdirSync, realpathSync, rmSync, writeFileSync } from 'node:fs'
+import { chownSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync,
+  writeFileSync } from 'node:fs'
 import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
@@ -32,6 +33,8 @@ export type Options = {
   cwd?: string
   timeoutMs?: number
   uid?: number
+  /** True to leave stdout unread: the test reads it, or doesn't. */
+  unread?: boolean
 }
 
 /** How a process ended, and what it said. */
@@ -59,7 +62,7 @@ export function start(args: readonly string[], options: Options = {}): Running {
 
 /** Starts any command, in the same way. */
 export function startCommand([file, ...args]: readonly string[], options: Options = {}): Running {
-  const { stdin = '', env = {}, cwd, timeoutMs = TIMEOUT_MS, uid } = options
+  const { stdin = '', env = {}, cwd, timeoutMs = TIMEOUT_MS, uid, unread = false } = options
   const child = spawn(file!, args, {
     stdio: [typeof stdin === 'number' ? stdin : 'pipe', 'pipe', 'pipe'],
     env: { ...process.env, NODE_TEST_CONTEXT: undefined, ...env },
@@ -72,7 +75,7 @@ export function startCommand([file, ...args]: readonly string[], options: Option
   if (typeof stdin !== 'number' && stdin !== 'open') child.stdin!.end(stdin)
   const chunks: Buffer[] = []
   const errors: Buffer[] = []
-  child.stdout!.on('data', (chunk: Buffer) => chunks.push(chunk))
+  if (!unread) child.stdout!.on('data', (chunk: Buffer) => chunks.push(chunk))
   child.stderr!.on('data', (chunk: Buffer) => errors.push(chunk))
   const ended = new Promise<Result>((done, fail) => {
     child.on('error', fail)
@@ -84,6 +87,14 @@ export function startCommand([file, ...args]: readonly string[], options: Option
     child, ended, said: () => Buffer.concat(chunks), told: () => Buffer.concat(errors).toString(),
     [Symbol.dispose]: () => { if (child.exitCode === null && child.signalCode === null) child.kill('SIGKILL') },
   }
+}
+
+/** What the kernel knows of a process: CPU time and resident memory. Linux. */
+export function usageOf({ child }: Running): { cpuMs: number; residentBytes: number } {
+  const stat = readFileSync(`/proc/${child.pid}/stat`, 'utf8')
+  // After the name, which may hold anything: fields from the third on. utime and stime are in hundredths of a second.
+  const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+  return { cpuMs: (Number(fields[11]) + Number(fields[12])) * 10, residentBytes: Number(fields[21]) * 4096 }
 }
 
 /** A program of guests/. */
@@ -100,7 +111,7 @@ export function packaged(path: string): { path: string; skip: string | false } {
 /** The module that a text describes. It is not validated: that is for who runs it. */
 export async function wat(text: string): Promise<Uint8Array> {
   using parsed = disposable((await wabt()).parseWat('test.wat', text, FEATURES))
-  return parsed.value.toBinary({}).buffer
+  return parsed.value.toBinary({ write_debug_names: true }).buffer
 }
 
 const FEATURES = { threads: true, memory64: true, multi_value: true, bulk_memory: true, mutable_globals: true }

@@ -36,6 +36,6 @@ export function formatDuration(ns: number): string {
 
 function parse(text: string, units: Record<string, number>): number | undefined {
   const match = /^(\d+(?:\.\d+)?)\s*([a-zµ]*)$/i.exec(text.trim())
-  const factor = units[match?.[2]?.toLowerCase() ?? '?']
-  return match === null || factor === undefined ? undefined : Math.round(Number(match[1]) * factor)
+  const unit = match?.[2]?.toLowerCase() ?? '?'
+  return Object.hasOwn(units, unit) ? Math.round(Number(match![1]) * units[unit]!) : undefined
 }

@@ -118,7 +118,8 @@ test('a trap is told with its reason and the functions that led to it', async ()
   const outcome = await cellOf(new Pcpu(), executable).run()
   assert.equal(outcome.kind, 'trap')
   assert.match(outcome.kind === 'trap' ? outcome.reason : '', /out of bounds/)
-  assert.deepEqual(outcome.kind === 'trap' ? outcome.frames.map(({ name }) => name).slice(0, 2) : [], ['inner', 'outer'])
+  const names = outcome.kind === 'trap' ? outcome.frames.map(({ name }) => name) : []
+  assert.deepEqual(names.slice(0, 2), ['inner', 'outer'])
 })
 
 test('endless recursion is a trap', async () => {

@@ -26,7 +26,8 @@ function gateWith(answers: number[], resumed = 0): { exports: Exports; calls: un
   return { exports: exports as Exports, calls, waits: () => waited }
 }
 
-const onStack = (target: Exports[string]) => WebAssembly.promising(target as never) as (...args: unknown[]) => Promise<unknown>
+type Entered = (...args: unknown[]) => Promise<unknown>
+const onStack = (target: Exports[string]): Entered => WebAssembly.promising(target as never) as Entered
 
 test('a gate for every hypercall that needs one is a valid module', () => {
   assert.ok(NAMES.includes('fd_read') && NAMES.includes('proc_exit') && NAMES.includes('clock_time_get'))

@@ -28,7 +28,8 @@ test('every hypercall of the table is implemented in the file that the table nam
 test('a tracer sees each answer with its arguments and errno, and counting goes on', async () => {
   const lines: string[] = []
   const counts = new Uint32Array(HYPERCALL_NAMES.length)
-  const cell = cellOf(new Pcpu(), await executableOfText(GUEST), { watch: { tracer: (line) => lines.push(line), counts } })
+  const watch = { tracer: (line: string) => lines.push(line), counts }
+  const cell = cellOf(new Pcpu(), await executableOfText(GUEST), { watch })
   await cell.run()
   assert.deepEqual(lines, [
     'clock_res_get(1, 0xfff9) = EFAULT',

@@ -14,7 +14,8 @@ import { compileProgram } from './program.ts'
 
 /** An executable of a module in the text format, its hypercalls loaded. Unknown imports become stubs. */
 export async function executableOfText(text: string): Promise<Executable> {
-  const { buffer } = (await wabt()).parseWat('guest.wat', text, { exceptions: true }).toBinary({ write_debug_names: true })
+  const parsed = (await wabt()).parseWat('guest.wat', text, { exceptions: true })
+  const { buffer } = parsed.toBinary({ write_debug_names: true })
   const bytes = buffer as Uint8Array<ArrayBuffer>
   const executable = executableOf(compileProgram({ path: 'guest.wat', bytes, module: decodeModule(bytes) }))
   await loadHypercalls(executable.hypercalls)

@@ -18,7 +18,8 @@ import {
 } from './numbers.ts'
 import * as numbers from './numbers.ts'
 const late = await import('./late.ts')
-const shown: Nothing = [twice(LIMIT), numbers.double(1), numbers.A + numbers.B, late.where().endsWith('late.ts'), typeof readFileSync]
+const where = late.where().endsWith('late.ts')
+const shown: Nothing = [twice(LIMIT), numbers.double(1), numbers.A + numbers.B, where, typeof readFileSync]
 process.stdout.write(JSON.stringify(shown))
 `,
   'numbers.ts': `export type Unused = number

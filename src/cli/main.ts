@@ -55,7 +55,8 @@ async function fail(error: unknown): Promise<void> {
     process.stderr.write(`cellar: ${error.message} [${error.code}]\n  hint: ${error.hint}\n`)
     return await end(error.exit)
   }
-  process.stderr.write(`cellar: Bug in Cellar, please report it\n${error instanceof Error ? error.stack : String(error)}\n`)
+  const report = error instanceof Error ? error.stack : String(error)
+  process.stderr.write(`cellar: Bug in Cellar, please report it\n${report}\n`)
   await end(EXIT_BUG)
 }
 

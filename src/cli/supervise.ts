@@ -43,7 +43,8 @@ export async function supervise(launch: Launch, { timeoutNs, stats, trace }: Opt
     }
     return status
   } finally {
-    await worker.terminate()
+    // Not waited for: a read of stdin that is pending would hold the worker until somebody writes. The process ends now.
+    void worker.terminate()
   }
 }
 

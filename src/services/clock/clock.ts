@@ -46,10 +46,10 @@ export function hostClock(resolution = 1): Clock {
     time: (id) => { const time = exact.time(id); return time - time % step },
     monotonic: () => { const time = exact.monotonic(); return time - time % resolution },
     realtime: () => {
-      read()
-      // A resolution of a second or more rounds the seconds; a finer one rounds within the second.
-      const seconds = Math.ceil(resolution / 1e9)
-      if (resolution >= 1e9) { now[0]! -= now[0]! % seconds; now[1] = 0 } else now[1]! -= now[1]! % resolution
+      const time = real()
+      const rounded = time - time % step
+      now[0] = Number(rounded / GIGA)
+      now[1] = Number(rounded % GIGA)
       return now
     },
   }

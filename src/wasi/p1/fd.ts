@@ -86,7 +86,8 @@ export function fd_pwrite(context: Context, fd: number, iovs: number, count: num
 export function fd_seek(context: Context, fd: number, lo: number, hi: number, whence: number, out: number): number {
   const entry = context.descriptors.get(fd)
   const tells = whence === abi.WHENCE_CUR && lo === 0 && hi === 0
-  const lacking = lacks(entry, tells ? abi.RIGHTS_FD_TELL : abi.RIGHTS_FD_SEEK)
+  // The right to seek implies the right to tell.
+  const lacking = lacks(entry, tells && !has(entry, abi.RIGHTS_FD_SEEK) ? abi.RIGHTS_FD_TELL : abi.RIGHTS_FD_SEEK)
   if (lacking !== 0) return notPositioned(entry, lacking)
   const file = entry!.descriptor
   if (file.seek === undefined) return file.filetype === FILETYPE_DIRECTORY ? EBADF : ESPIPE
@@ -105,11 +106,11 @@ export function fd_tell(context: Context, fd: number, out: number): number {
 }
 
 export function fd_close(context: Context, fd: number): number {
-  return -context.descriptors.close(fd)
+  return 0 - context.descriptors.close(fd)
 }
 
 export function fd_renumber(context: Context, from: number, to: number): number {
-  return -context.descriptors.renumber(from, to)
+  return 0 - context.descriptors.renumber(from, to)
 }
 
 export function fd_sync(context: Context, fd: number): number {
@@ -117,7 +118,9 @@ export function fd_sync(context: Context, fd: number): number {
 }
 
 export function fd_datasync(context: Context, fd: number): number {
-  return flush(context, fd, abi.RIGHTS_FD_DATASYNC, true)
+  // The right to sync implies this one.
+  const syncs = has(context.descriptors.get(fd), abi.RIGHTS_FD_SYNC)
+  return flush(context, fd, syncs ? abi.RIGHTS_FD_SYNC : abi.RIGHTS_FD_DATASYNC, true)
 }
 
 export function fd_advise(context: Context, fd: number, offLo: number, offHi: number, lenLo: number, lenHi: number,
@@ -131,7 +134,7 @@ export function fd_advise(context: Context, fd: number, offLo: number, offHi: nu
   const offset = u64(offLo, offHi)
   const length = u64(lenLo, lenHi)
   if (!Number.isSafeInteger(offset + length)) return EINVAL
-  return -file.advise(offset, length, advice)
+  return 0 - file.advise(offset, length, advice)
 }
 
 export function fd_allocate(context: Context, fd: number, offLo: number, offHi: number, lenLo: number,
@@ -144,7 +147,7 @@ export function fd_allocate(context: Context, fd: number, offLo: number, offHi: 
   const offset = u64(offLo, offHi)
   const length = u64(lenLo, lenHi)
   if (length === 0 || !Number.isSafeInteger(offset + length)) return EINVAL
-  return -file.allocate(offset, length)
+  return 0 - file.allocate(offset, length)
 }
 
 // fdstat, 24 bytes: filetype u8 @0, flags u16 @2, rights_base u64 @8, rights_inheriting u64 @16.
@@ -221,13 +224,17 @@ function refused(context: Context, entry: Entry): number | undefined {
   return entry.descriptor.filetype === FILETYPE_REGULAR_FILE ? undefined : wouldBlock(context, entry)
 }
 
+function has(entry: Entry | undefined, right: number): boolean {
+  return entry !== undefined && (entry.rightsBase & right) !== 0
+}
+
 function flush(context: Context, fd: number, right: number, dataOnly: boolean): number {
   const entry = context.descriptors.get(fd)
   const lacking = lacks(entry, right)
   if (lacking !== 0) return lacking
   const { descriptor } = entry!
   if (descriptor.sync === undefined) return EINVAL
-  return context.awaitOperation(async () => -await descriptor.sync!(dataOnly))
+  return context.awaitOperation(async () => 0 - await descriptor.sync!(dataOnly))
 }
 
 /** What a stream answers to a call for files: it has no position, whatever its rights. */

@@ -9,7 +9,7 @@ import { GuestFault, GuestMemory } from '../../services/guest_memory.ts'
 import { Iovecs } from '../../services/iovecs.ts'
 import { EFAULT } from '../../base/errno.ts'
 import * as abi from './abi.ts'
-import { Context } from './context.ts'
+import { Context, WAIT, type Hypercall } from './context.ts'
 import { Descriptors } from './descriptors.ts'
 
 /** Why these tests can't run here, or false. */
@@ -59,6 +59,25 @@ export class Guest {
   [Symbol.dispose](): void {
     this.descriptors.closeAll()
     rmSync(this.host, { recursive: true, force: true })
+  }
+}
+
+/** A cell's context with only what a test gives it, and MEMORY_BYTES of memory. */
+export function contextOf(parts: Partial<ConstructorParameters<typeof Context>[0]> = {}): Context {
+  const unused = undefined as never
+  const memory = new GuestMemory(new WebAssembly.Memory({ initial: 1 }))
+  return new Context({
+    memory, descriptors: new Descriptors(), args: [], env: [], clock: unused, entropy: unused, iovecs: new Iovecs(),
+    ...parts,
+  })
+}
+
+/** What the gate does: tries, and parks the vCPU as long as the answer is WAIT. */
+export async function called(context: Context, hypercall: Hypercall, ...args: number[]): Promise<number> {
+  for (;;) {
+    const answer = hypercall(context, ...args)
+    if (answer !== WAIT) return answer
+    await context.parked()
   }
 }
 
