@@ -7,7 +7,8 @@ import { formatDuration, formatSize, parseDuration, parseSize } from './units.ts
 
 const SIZES: readonly [string, number | undefined][] = [
   ['65536', 65_536], ['0', 0], ['1b', 1], ['64MiB', 64 * 1024 ** 2], ['64 mib', 64 * 1024 ** 2],
-  ['64m', 64 * 1024 ** 2], ['64MB', 64e6], ['2k', 2048], ['2KB', 2000], ['2KiB', 2048], ['1.5g', 1.5 * 1024 ** 3], ['1GB', 1e9],
+  ['64m', 64 * 1024 ** 2], ['64MB', 64e6],
+  ['2k', 2048], ['2KB', 2000], ['2KiB', 2048], ['1.5g', 1.5 * 1024 ** 3], ['1GB', 1e9],
   ['1GiB', 1024 ** 3], [' 7 ', 7], ['0.3', 0], ['0.5', 1],
   ['', undefined], ['m', undefined], ['-1', undefined], ['+1', undefined], ['1e3', undefined], ['0x10', undefined],
   ['1.', undefined], ['.5', undefined], ['1,5', undefined], ['64 Mi B', undefined], ['64x', undefined],

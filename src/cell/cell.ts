@@ -5,6 +5,7 @@
 // in a hypercall the thread runs other cells.
 
 import { CellarError } from '../base/errors.ts'
+import { nowNs } from '../base/stopwatch.ts'
 import { formatSize } from '../base/units.ts'
 import { WASM_PAGE_BYTES } from '../base/limits.ts'
 import { GuestMemory } from '../services/guest_memory.ts'
@@ -50,7 +51,7 @@ export class Cell {
   readonly counts: Uint32Array
   readonly instance: WebAssembly.Instance
   readonly #executable: Executable
-  readonly #createdAt = performance.now()
+  readonly #createdAt = nowNs()
   #startedAt = 0
   #endedAt = 0
 
@@ -100,7 +101,7 @@ export class Cell {
     const { context } = this
     const enter = WebAssembly.promising(this.instance.exports[name] as (...args: unknown[]) => unknown) as
       (...args: unknown[]) => Promise<unknown>
-    this.#startedAt ||= performance.now()
+    this.#startedAt ||= nowNs()
     context.enter()
     try {
       return await enter(...args)
@@ -111,7 +112,7 @@ export class Cell {
 
   /** Closes its descriptors. Idempotent. */
   release(): void {
-    if (this.#endedAt === 0) this.#endedAt = performance.now()
+    if (this.#endedAt === 0) this.#endedAt = nowNs()
     this.context.descriptors.closeAll()
   }
 
@@ -120,9 +121,9 @@ export class Cell {
     const hypercalls: Record<string, number> = {}
     this.counts.forEach((count, i) => { if (count > 0) hypercalls[HYPERCALL_NAMES[i]!] = count })
     return {
-      startNs: (this.#startedAt - this.#createdAt) * 1e6,
+      startNs: this.#startedAt - this.#createdAt,
       cpuNs: this.context.chargedNs,
-      wallNs: ((this.#endedAt || performance.now()) - this.#createdAt) * 1e6,
+      wallNs: (this.#endedAt || nowNs()) - this.#createdAt,
       memoryBytes: this.context.memory.memory.buffer.byteLength,
       waits: this.context.waits,
       hypercalls,

@@ -2,7 +2,7 @@
 
 import { flushCompileCache } from 'node:module'
 import { CellarError } from '../base/errors.ts'
-import { exitNow, isSupported } from '../sys/libc.ts'
+import { exitNow, isInUse } from '../sys/libc.ts'
 
 /** Commands in the order of the help. */
 const COMMANDS = {
@@ -62,11 +62,12 @@ async function fail(error: unknown): Promise<void> {
 
 /**
  * Ends the process. What the guest wrote was written by system calls already. exit(3) would wait for libuv's threads,
- * and one of them may be reading a stdin that nobody writes to.
+ * and one of them may be reading a stdin that nobody writes to; it only is if poll(2) was asked before. Where nothing
+ * was asked of the C library, loading it for its _exit would take longer than exit(3).
  */
 async function end(status: number): Promise<void> {
   if (process.argv[1]?.endsWith('main.ts') === true) (await import('./image.ts')).writeImage()
-  if (isSupported()) {
+  if (isInUse()) {
     flushCompileCache()
     exitNow(status)
   }

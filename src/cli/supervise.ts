@@ -43,7 +43,7 @@ export async function supervise(launch: Launch, { timeoutNs, stats, trace }: Opt
     }
     return status
   } finally {
-    // Not waited for: a read of stdin that is pending would hold the worker until somebody writes. The process ends now.
+    // Not waited for: a pending read of stdin would hold the worker until somebody writes. The process ends now.
     void worker.terminate()
   }
 }

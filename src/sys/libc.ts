@@ -79,6 +79,11 @@ export function isSupported(): boolean {
   }
 }
 
+/** True if a system call has been made through this module already. */
+export function isInUse(): boolean {
+  return library !== undefined
+}
+
 const POLLFD = 0            // struct pollfd { int fd; short events; short revents; }
 const TIMESPEC = 8          // struct timespec { long tv_sec; long tv_nsec; }
 

@@ -93,7 +93,8 @@ const FLAGS: (Case & { args: readonly string[] })[] = [
   { what: 'flags without a program', args: ['--stats'], status: 125, code: 'USAGE', names: /without a program/ },
   { what: 'a program that is not there', args: ['nowhere.wasm'], status: 127, code: 'PROGRAM_NOT_FOUND',
     names: /"nowhere\.wasm"/ },
-  { what: 'a program below a file', args: [`${hello}/x.wasm`], status: 127, code: 'PROGRAM_NOT_FOUND', names: /x\.wasm/ },
+  { what: 'a program below a file', args: [`${hello}/x.wasm`], status: 127, code: 'PROGRAM_NOT_FOUND',
+    names: /x\.wasm/ },
   { what: 'a folder as the program', args: ['.'], status: 126, code: 'PROGRAM_UNREADABLE', names: /is a folder/ },
   { what: 'a device as the program', args: ['/dev/zero'], status: 126, code: 'PROGRAM_UNREADABLE', names: /device/ },
   ...(['--memory', '--timeout', '--dir', '--env', '--listen', '--clock-resolution', '--stub', '--file'].map((flag) =>
@@ -108,12 +109,14 @@ const FLAGS: (Case & { args: readonly string[] })[] = [
     ['--listen', 'udp:127.0.0.1:53'], ['--listen', 'tcp:127.0.0.1:65536'], ['--listen', 'tcp:1.2.3:80'],
     ['--listen', 'tcp:[::g]:80'], ['--listen', 'tcp::80'],
   ].map(([flag, value]) => ({ what: `${flag} "${value}"`, args: [`${flag}=${value}`, hello], status: 125,
-    code: 'FLAG_VALUE_INVALID', names: RegExp(`${flag} "${value!.replace(/[[\]]/g, '\\$&')}" as it must be`) }) as const),
+    code: 'FLAG_VALUE_INVALID',
+    names: RegExp(`${flag} "${value!.replace(/[[\]]/g, '\\$&')}" as it must be`) }) as const),
   { what: 'a switch with a value', args: ['--stats=yes', hello], status: 125, code: 'FLAG_VALUE_INVALID',
     names: /--stats "yes" as it must be given alone/ },
   { what: 'a limit given twice', args: ['--memory', '1MiB', '--memory', '2MiB', hello], status: 125,
     code: 'FLAG_VALUE_INVALID', names: /--memory "2MiB" as it must be given once/ },
-  { what: 'an unknown flag', args: ['--nonsense', hello], status: 125, code: 'FLAG_UNKNOWN', names: /--nonsense as no/ },
+  { what: 'an unknown flag', args: ['--nonsense', hello], status: 125, code: 'FLAG_UNKNOWN',
+    names: /--nonsense as no/ },
   { what: 'an unknown short flag', args: ['-z', hello], status: 125, code: 'FLAG_UNKNOWN', names: /flag -z as no/ },
   { what: 'a flag that is nearly right', args: ['--memroy', '1MiB', hello], status: 125, code: 'FLAG_UNKNOWN',
     names: /did you mean --memory\?/ },
@@ -146,7 +149,8 @@ test('cellar run refuses to listen on a port that is in use', async () => {
   await new Promise<void>((done) => { server.listen(0, '127.0.0.1', done) })
   const address = `127.0.0.1:${(server.address() as AddressInfo).port}`
   try {
-    await refuses({ status: 125, code: 'PORT_IN_USE', names: RegExp(address) }, () => ['--listen', `tcp:${address}`, hello])
+    await refuses({ status: 125, code: 'PORT_IN_USE', names: RegExp(address) },
+      () => ['--listen', `tcp:${address}`, hello])
     // The second fails after the first was opened.
     await refuses({ status: 125, code: 'PORT_IN_USE', names: RegExp(address) },
       () => ['--listen', 'tcp:127.0.0.1:0', '--listen', `tcp:${address}`, hello])
@@ -184,7 +188,8 @@ test('a path outside of the granted folder gets an errno, and the guest goes on'
 })
 
 test('cellar without a command, or with one that does not exist, says how to find help', async () => {
-  for (const args of [[], ['rnu'], ['help', 'rnu'], ['inspect'], ['inspect', 'a', 'b'], ['inspect', '-o', 'xml', hello]]) {
+  for (const args of [[], ['rnu'], ['help', 'rnu'], ['inspect'], ['inspect', 'a', 'b'],
+    ['inspect', '-o', 'xml', hello]]) {
     const { status, stdout, stderr } = await cellar(args)
     assert.equal(status, 125, args.join(' '))
     assert.match(stderr, /^cellar: Cannot .+ \[[A-Z_]+\]\n  hint: .+\n$/)

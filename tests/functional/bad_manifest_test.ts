@@ -9,7 +9,8 @@ import { refuses, type Refusal } from './refusal.ts'
 const HELLO = readFileSync(guest('hello'))
 const CASES: (Partial<Refusal> & { what: string; text: string; names: RegExp })[] = [
   { what: 'an empty manifest', text: '', names: /the whole: .*\(line 1, column 1\)/ },
-  { what: 'a manifest that is a list', text: '- program: hello.wasm\n', names: /expected object.*\(line 1, column 1\)/ },
+  { what: 'a manifest that is a list', text: '- program: hello.wasm\n',
+    names: /expected object.*\(line 1, column 1\)/ },
   { what: 'a manifest that is no YAML', text: 'program: hello.wasm\nenv: { A: b\n', names: /\(line 3, column 1\)/ },
   { what: 'a mapping within a word', text: 'program: hello.wasm\n  memory: 1MiB\n', names: /\(line \d, column \d+\)/ },
   { what: 'a key given twice', text: 'program: a.wasm\nprogram: b.wasm\n', names: /unique.*\(line 2, column 1\)/ },

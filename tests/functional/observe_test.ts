@@ -1,4 +1,4 @@
-// tests/functional/observe_test.ts: what an operator sees: --stats, --trace, inspect, help; and where it all works from.
+// tests/functional/observe_test.ts: what an operator sees: --stats, --trace, inspect, help; and from where it works.
 
 import assert from 'node:assert/strict'
 import { chmodSync, readFileSync, symlinkSync } from 'node:fs'
@@ -54,7 +54,8 @@ test('--trace prints each hypercall with its arguments and the name of its errno
   }
   folder.write('granted/file', 'text')
   const files = await cellar(
-    ['run', '--trace', '--dir', `${folder.at('granted')}:/g`, guest('cat'), '/g/file', '/g/nowhere', '/g/../calls.wasm'])
+    ['run', '--trace', '--dir', `${folder.at('granted')}:/g`, guest('cat'), '/g/file',
+      '/g/nowhere', '/g/../calls.wasm'])
   assert.match(files.stderr, /path_open\(3.*\) = ESUCCESS/)
   assert.match(files.stderr, /path_open\(3.*\) = ENOENT/)
   assert.match(files.stderr, /proc_exit\(1\)/)
@@ -102,7 +103,8 @@ test('cellar works from any folder, by any path, and through links to it', async
   symlinkSync('../../absolute', folder.at('deep/bin/relative'))
   const calls: [string[], { cwd: string; env?: Record<string, string> }][] = [
     [[folder.at('absolute')], { cwd: '/' }], [['deep/bin/relative'], { cwd: folder.path }],
-    [['./relative'], { cwd: folder.at('deep/bin') }], [['bin/cellar'], { cwd: ROOT }], [['./cellar'], { cwd: `${ROOT}/bin` }],
+    [['./relative'], { cwd: folder.at('deep/bin') }], [['bin/cellar'], { cwd: ROOT }],
+    [['./cellar'], { cwd: `${ROOT}/bin` }],
     [['../bin/cellar'], { cwd: `${ROOT}/bin` }],
     [['relative'], { cwd: '/', env: { PATH: `${folder.at('deep/bin')}:${process.env.PATH}` } }],
     [['sh', CELLAR], { cwd: '/' }],
@@ -125,7 +127,6 @@ test('cellar needs neither a compile cache nor a home that it may write to', asy
     const { status, stdout, stderr } = await cellar(['run', guest('hello')], { env })
     assert.deepEqual([status, stdout.toString(), stderr], [0, 'Hello from a cell\n', ''])
   }
-  assert.equal(readFileSync(guest('hello')).length > 0, true)
 })
 
 const asNobody = { uid: NOBODY, env: { HOME: '/nonexistent', NODE_COMPILE_CACHE: undefined } }

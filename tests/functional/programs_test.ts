@@ -41,8 +41,8 @@ test('clang compiles a program in cells, and what it built runs as a cell', { sk
 test('clang in a cell tells of a mistake in the source', { skip: clang.skip }, () => {
   using folder = new Folder()
   const source = folder.write('wrong.c', 'int main(void) { return nonsense; }\n')
-  assert.throws(() => compileInCells(source, folder.at('wrong.wasm')), (error) =>
-    error instanceof CompileError && /wrong\.c:1:25: error: use of undeclared identifier 'nonsense'/.test(error.message))
+  assert.throws(() => compileInCells(source, folder.at('wrong.wasm')), (error) => error instanceof CompileError &&
+    /wrong\.c:1:25: error: use of undeclared identifier 'nonsense'/.test(error.message))
   assert.deepEqual(folder.list(), ['wrong.c'])
 })
 
@@ -104,8 +104,8 @@ print(json.dumps({'sha': hashlib.sha256(open('/data.bin', 'rb').read()).hexdiges
   'env': dict(os.environ), 'random': len(random.randbytes(9))}, sort_keys=True))
 print(sys.stdin.readline().strip(), file=sys.stderr)
 sys.exit(3)`)
-  const { status, stdout, stderr } = await cellar(['run', '--dir', `${folder.path}:/`, '--env', 'PYTHONDONTWRITEBYTECODE=1',
-    python.path, '/program.py', 'x', 'y'], { stdin: 'a line\n' })
+  const { status, stdout, stderr } = await cellar(['run', '--dir', `${folder.path}:/`,
+    '--env', 'PYTHONDONTWRITEBYTECODE=1', python.path, '/program.py', 'x', 'y'], { stdin: 'a line\n' })
   assert.equal(stderr, 'a line\n')
   assert.deepEqual(JSON.parse(stdout.toString()), {
     args: ['x', 'y'], env: { PYTHONDONTWRITEBYTECODE: '1' }, random: 9, size: 256_000, year: true,

@@ -49,7 +49,8 @@ test('a cell leaves to the next program what it does not read', async () => {
   folder.write('in', 'one\ntwo\n')
   using running = startCommand(['bash', '-c', `("${CELLAR}" run "${guest('hello')}"; cat) < in`], { cwd: folder.path })
   assert.equal((await running.ended).stdout.toString(), 'Hello from a cell\none\ntwo\n')
-  using piped = startCommand(['bash', '-c', `cat in | ("${CELLAR}" run "${guest('hello')}"; cat)`], { cwd: folder.path })
+  using piped = startCommand(['bash', '-c', `cat in | ("${CELLAR}" run "${guest('hello')}"; cat)`],
+    { cwd: folder.path })
   assert.equal((await piped.ended).stdout.toString(), 'Hello from a cell\none\ntwo\n')
 })
 

@@ -19,7 +19,8 @@ const users: { who: string; options: Options; skip: string | false }[] = [
 
 for (const { who, options, skip } of users) {
   for (const [what, flags, guestFlags] of [
-    ['a folder', [], ''], ['a folder, read-only', [], ':ro'], ['a folder and a socket', ['--listen', 'tcp:127.0.0.1:0'], ''],
+    ['a folder', [], ''], ['a folder, read-only', [], ':ro'],
+    ['a folder and a socket', ['--listen', 'tcp:127.0.0.1:0'], ''],
     ['a folder, under supervision', ['--timeout', '50s', '--memory', '64MiB'], ''],
   ] as const) {
     test(`a hostile guest run as ${who} with ${what} gets nowhere`, { skip }, async () => {

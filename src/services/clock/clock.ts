@@ -24,7 +24,11 @@ const GIGA = 1_000_000_000n
 /** The host's clocks, rounded down to `resolution` nanoseconds. */
 export function hostClock(resolution = 1): Clock {
   const now = new Float64Array(2)
-  const read = isSupported() ? (): void => void clockGettime(0, now) : (): void => {
+  const read = (): void => {
+    if (isSupported()) {
+      clockGettime(0, now)
+      return
+    }
     const ms = Date.now()
     now[0] = Math.floor(ms / 1e3)
     now[1] = (ms % 1e3) * 1e6

@@ -144,6 +144,32 @@ describe('StandardInput on a pipe', { skip }, () => {
     assert.equal(rest.toString('utf8', 0, 3), 'efg')
   })
 
+  test('it doesn\'t wait for a second range when the first took all that was there', () => {
+    using rig = new Rig()
+    const { stream, peer } = rig.pipe('read')
+    const input = new StandardInput(stream)
+    writeSync(peer, 'abc')
+    assert.equal(input.read(rig.ranges(3, 4)), 3)
+    assert.equal(rig.seen(3), 'abc')
+  })
+
+  test('what comes while a read is under way is given in order', async () => {
+    using rig = new Rig()
+    const { stream, peer } = rig.pipe('read')
+    const input = new StandardInput(stream)
+    assert.equal(input.read(rig.ranges(4)), -EAGAIN)
+    const waits = readable(input)
+    writeSync(peer, '0123456789')
+    // By now the first four may have been read elsewhere, and the others are there.
+    await new Promise((resolve) => setImmediate(resolve))
+    const first = input.read(rig.ranges(100))
+    if (first === -EAGAIN) await waits
+    assert.equal(first === -EAGAIN ? input.read(rig.ranges(100)) : first, 4)
+    assert.equal(rig.seen(4), '0123')
+    assert.equal(input.read(rig.ranges(100)), 6)
+    assert.equal(rig.seen(6), '456789')
+  })
+
   test('what was waited for may be taken in parts', async () => {
     using rig = new Rig()
     const { stream, peer } = rig.pipe('read')
@@ -258,6 +284,20 @@ describe('StandardOutput on a pipe', { skip }, () => {
     received.push(drain(peer))
     const all = Buffer.concat(received)
     assert.ok(all.equals(Buffer.from('a'.repeat(PIPE_BYTES) + 'b'.repeat(3000))), 'as first tried, and once')
+  })
+
+  test('an answer that is ready polls as such, though the pipe is full again', async () => {
+    using rig = new Rig()
+    const { stream, peer } = rig.pipe('write')
+    const output = new StandardOutput(stream)
+    assert.equal(output.write(rig.ranges(100_000)), PIPE_BYTES)
+    assert.equal(output.write(rig.ranges(100_000)), -EAGAIN)
+    const waits = writable(output)
+    assert.equal(readSync(peer, Buffer.alloc(PIPE_BYTES)), PIPE_BYTES)
+    await waits
+    assert.equal(output.pollWrite(), 1)
+    assert.equal(output.write(rig.ranges(100_000)), PIPE_BYTES)
+    assert.equal(output.pollWrite(), -EAGAIN)
   })
 
   test('nothing is lost or doubled with a reader that is slow', async () => {

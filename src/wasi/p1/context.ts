@@ -9,6 +9,7 @@
 //   STOP  the guest ends here: `end` says how. The gate traps, which no guest code can catch.
 // A GuestFault thrown by the memory is answered as EFAULT by the dispatcher.
 
+import { nowNs } from '../../base/stopwatch.ts'
 import type { Clock } from '../../services/clock/clock.ts'
 import type { Entropy } from '../../services/entropy/entropy.ts'
 import type { GuestMemory } from '../../services/guest_memory.ts'
@@ -134,13 +135,13 @@ export class Context {
   }
 
   /** The vCPU goes on: from here its time is charged. */
-  enter(): void { this.#runningSince = performance.now() }
+  enter(): void { this.#runningSince = nowNs() }
 
   /** The vCPU has left the pCPU. */
-  leave(): void { this.#runNs += (performance.now() - this.#runningSince) * 1e6 }
+  leave(): void { this.#runNs += nowNs() - this.#runningSince }
 
   /** CPU time of the vCPU so far, in ns. Only while it runs. */
-  cpuTime(): number { return this.#runNs + (performance.now() - this.#runningSince) * 1e6 }
+  cpuTime(): number { return this.#runNs + nowNs() - this.#runningSince }
 
   /** CPU time charged, in ns. Only while it doesn't run. */
   get chargedNs(): number { return this.#runNs }

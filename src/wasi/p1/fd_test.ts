@@ -295,11 +295,14 @@ describe('fd_advise and fd_allocate', () => {
   })
 
   test('a stream has no places, a folder no right to them, a closed number is EBADF', () => {
-    const calls: [Hypercall, number][] = [[fd.fd_advise, abi.RIGHTS_FD_ADVISE], [fd.fd_allocate, abi.RIGHTS_FD_ALLOCATE]]
+    const calls: [Hypercall, number][] = [
+      [fd.fd_advise, abi.RIGHTS_FD_ADVISE], [fd.fd_allocate, abi.RIGHTS_FD_ALLOCATE],
+    ]
     for (const [call, right] of calls) {
       const rig = new Rig()
-      const kinds = [[STREAM, ESPIPE], [SOCKET, ESPIPE], [BARE, ESPIPE], [FOLDER, ENOTCAPABLE], [CLOSED, EBADF]] as const
-      for (const [kind, refusal] of kinds) assert.equal(rig.call(call, kind, 0, 0, 1, 0, 0), refusal)
+      for (const kind of [STREAM, SOCKET, BARE]) assert.equal(rig.call(call, kind, 0, 0, 1, 0, 0), ESPIPE)
+      assert.equal(rig.call(call, FOLDER, 0, 0, 1, 0, 0), ENOTCAPABLE)
+      assert.equal(rig.call(call, CLOSED, 0, 0, 1, 0, 0), EBADF)
       rig.entry(FILE).rightsBase &= ~right
       assert.equal(rig.call(call, FILE, 0, 0, 1, 0, 0), ENOTCAPABLE)
     }
