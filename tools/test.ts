@@ -7,12 +7,9 @@
 
 import { spawn } from 'node:child_process'
 import { createInterface } from 'node:readline'
-import { CHECKS, NODE, ROOT, runSteps } from './ok.ts'
+import { CHECKS, FILES_AT_ONCE, NODE, ROOT, runSteps } from './ok.ts'
 
 const FILES = ['src/**/*_test.ts', 'tools/*_test.ts', 'tests/**/*_test.ts']
-
-/** A machine has few cores and some tests measure time: two files at once. */
-const FILES_AT_ONCE = 2
 
 /** A test that takes longer than this hangs. */
 const TEST_MS_MAX = 300_000
@@ -21,7 +18,7 @@ const TEST_MS_MAX = 300_000
 async function runTests(args: readonly string[]): Promise<number> {
   const files = args.some((arg) => !arg.startsWith('-')) ? [] : FILES
   const child = spawn(NODE[0], [
-    NODE[1], '--test', '--test-reporter=spec', `--test-concurrency=${FILES_AT_ONCE}`, `--test-timeout=${TEST_MS_MAX}`,
+    NODE[1], '--test', '--test-reporter=spec', FILES_AT_ONCE, `--test-timeout=${TEST_MS_MAX}`,
     ...args, ...files,
   ], { cwd: ROOT, stdio: ['ignore', 'pipe', 'inherit'] })
   const ended = new Promise<number>((resolve) => {

@@ -46,10 +46,11 @@ test('a cell waits while its output is full, and loses nothing', async () => {
   const text = 'abcdefghijklmnopqrstuvwxyz'.repeat(20)
   stdin.push(Buffer.from(text))
   stdin.end()
-  let ended = false
-  const run = cellOf(new Pcpu(), await executableOfText(ECHO_ALL), { stdin, stdout }).run().then(() => { ended = true })
+  const state = { ended: false }
+  const cell = cellOf(new Pcpu(), await executableOfText(ECHO_ALL), { stdin, stdout })
+  const run = cell.run().then(() => { state.ended = true })
   let taken = ''
-  while (!ended) {
+  while (!state.ended) {
     const bytes = stdout.take()
     assert.ok(bytes.length <= 10, `at most 10 bytes are held: ${bytes.length}`)
     taken += bytes.toString()

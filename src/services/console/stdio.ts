@@ -8,7 +8,7 @@
 // Binary safe: bytes go from and to guest memory without a copy of ours, unless they have to wait.
 
 import { fstatSync, read, readSync, write, writeSync, type Stats } from 'node:fs'
-import { EAGAIN, EIO, errnoOf } from '../../base/errno.ts'
+import { EAGAIN, ECONNRESET, EPIPE, errnoOf } from '../../base/errno.ts'
 import { CONSOLE_READ_BYTES_MAX } from '../../base/limits.ts'
 import { isSupported, POLLIN, POLLOUT, poll1 } from '../../sys/libc.ts'
 import { FILETYPE_CHARACTER_DEVICE, FILETYPE_REGULAR_FILE, FILETYPE_UNKNOWN, type Descriptor } from '../descriptor.ts'
@@ -159,7 +159,7 @@ export class StandardOutput extends StandardStream implements Descriptor {
       }
       return done
     } catch (error) {
-      return done > 0 ? done : -errnoOf(error)
+      return done > 0 ? done : -writeErrno(error)
     }
   }
 
@@ -175,7 +175,7 @@ export class StandardOutput extends StandardStream implements Descriptor {
         return
       }
       this.#writing = false
-      this.#result = error === null ? count : -(errnoOf(error) || EIO)
+      this.#result = error === null ? count : -writeErrno(error)
       this.waiters.notify()
     })
   }
@@ -191,6 +191,12 @@ export class StandardOutput extends StandardStream implements Descriptor {
     // poll_oneoff waits with nothing to write: nobody will tell us, so look again.
     if (!this.#writing) setTimeout(() => this.waiters.notify(), 10)
   }
+}
+
+/** The errno of a failed write. A socket may say that its reader is gone in another way than a pipe does. */
+function writeErrno(error: unknown): number {
+  const errno = errnoOf(error)
+  return errno === ECONNRESET ? EPIPE : errno
 }
 
 /** A character device whose driver is a terminal's: majors 4 (tty, ttyS), 5 (tty, console), 136–143 (pts). */
