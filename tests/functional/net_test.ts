@@ -72,7 +72,7 @@ test('a reader that is slower than the end of the guest gets everything', async 
   for (const flags of [[], ['--stats']]) {
     using server = await echo(1, flags)
     const socket = await connected(server.port)
-    // More than the kernel's buffers of both sides hold: some of it is still the process's when the guest ends.
+    // More than the buffers of both kernels hold, so that the guest ends while its peer still reads.
     const message = randomBytes(32 * MIB)
     socket.end(message)
     await sleep(200)
