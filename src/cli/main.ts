@@ -1,8 +1,7 @@
 // cli/main.ts: `cellar COMMAND`: finds the command and loads its code only.
 
-import { flushCompileCache } from 'node:module'
 import { CellarError } from '../base/errors.ts'
-import { exitNow, isInUse } from '../sys/libc.ts'
+import { end } from './end.ts'
 
 /** Commands in the order of the help. */
 const COMMANDS = {
@@ -58,20 +57,6 @@ async function fail(error: unknown): Promise<void> {
   const report = error instanceof Error ? error.stack : String(error)
   process.stderr.write(`cellar: Bug in Cellar, please report it\n${report}\n`)
   await end(EXIT_BUG)
-}
-
-/**
- * Ends the process. What the guest wrote was written by system calls already. exit(3) would wait for libuv's threads,
- * and one of them may be reading a stdin that nobody writes to; it only is if poll(2) was asked before. Where nothing
- * was asked of the C library, loading it for its _exit would take longer than exit(3).
- */
-async function end(status: number): Promise<void> {
-  if (process.argv[1]?.endsWith('main.ts') === true) (await import('./image.ts')).writeImage()
-  if (isInUse()) {
-    flushCompileCache()
-    exitNow(status)
-  }
-  process.exit(status)
 }
 
 // Nothing is left to happen, and the guest still waits.

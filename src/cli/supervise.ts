@@ -11,7 +11,7 @@ import type { Outcome, Usage } from '../cell/cell.ts'
 import { HYPERCALL_NAMES } from '../cell/hypercalls.ts'
 import { loadExecutable } from '../cell/load.ts'
 import type { Report, Start } from '../cell/pcpu_worker.ts'
-import { isSupported } from '../sys/libc.ts'
+import { endAbruptly } from './end.ts'
 import { report, type Launch } from './run.ts'
 
 const TIMED_OUT = 124
@@ -46,8 +46,7 @@ export async function supervise(launch: Launch, { timeoutNs, stats, trace }: Opt
   } finally {
     // Not waited for: a pending read of stdin would hold the worker until somebody writes. The process ends now.
     void worker.terminate()
-    // By _exit, that is: main.ts ends so if this thread has the C library in use; the worker's use isn't this one's.
-    isSupported()
+    endAbruptly()
   }
 }
 
