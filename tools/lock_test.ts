@@ -4,7 +4,8 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 
-type Package = { version?: string; dependencies?: Record<string, string>; optionalDependencies?: Record<string, string> }
+type Names = Record<string, string>
+type Package = { dependencies?: Names; optionalDependencies?: Names }
 
 // A registry that lacks a package for another platform makes npm leave it out; `npm ci` then fails everywhere.
 test('every dependency of every locked package is in the lock file', () => {
