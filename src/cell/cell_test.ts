@@ -4,6 +4,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { CellarError } from '../base/errors.ts'
 import { InputBuffer, OutputBuffer } from '../services/console/console.ts'
+import { Descriptors } from '../wasi/p1/descriptors.ts'
 import { Pcpu } from './pcpu.ts'
 import { cellOf, executableOfText, importOf } from './test_support.ts'
 
@@ -134,6 +135,20 @@ test('a stub ends the cell when it is called, and is named', async () => {
     (func (export "_start") (drop (call $mystery (f64.const 1)))))`)
   const outcome = await cellOf(new Pcpu(), executable).run()
   assert.equal(outcome.kind === 'trap' ? outcome.reason : outcome.kind, 'called env.mystery, which is a stub')
+})
+
+test('names that a guest chose do not reach a terminal as control characters', async () => {
+  const executable = await executableOfText(`(module (import "env" "\\1b[31mred" (func $red))
+    (func (export "_start") (call $red)))`)
+  const outcome = await cellOf(new Pcpu(), executable).run()
+  assert.equal(outcome.kind === 'trap' ? outcome.reason : outcome.kind, 'called env.\\u{1b}[31mred, which is a stub')
+})
+
+test('of a variable that is given twice the later counts', async () => {
+  const executable = await executableOfText('(module (memory 1) (func (export "_start")))')
+  const env = [['A', '1'], ['B', '2'], ['A', '3']] as const
+  const cell = new Pcpu().createNow(executable, { args: [], env }, new Descriptors())
+  assert.deepEqual(cell.context.env.map((one) => Buffer.from(one).toString()), ['A=3\0', 'B=2\0'])
 })
 
 test('memory.grow fails at the limit, and the guest goes on', async () => {

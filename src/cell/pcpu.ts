@@ -63,7 +63,8 @@ export class Pcpu {
   createNow(executable: Executable, grants: Grants, descriptors: Descriptors, { tracer, counts }: Watch = {}): Cell {
     const parts: CellParts = {
       args: grants.args.map(terminated),
-      env: grants.env.map(([name, value]) => terminated(`${name}=${value}`)),
+      // Of a variable that is given twice the later counts.
+      env: [...new Map(grants.env)].map(([name, value]) => terminated(`${name}=${value}`)),
       clock: grants.clockResolution === undefined ? this.#clock : hostClock(grants.clockResolution),
       entropy: hostEntropy,
       iovecs: this.#iovecs,

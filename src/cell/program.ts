@@ -10,6 +10,7 @@
 import { readFileSync, statSync } from 'node:fs'
 import { CellarError } from '../base/errors.ts'
 import { MODULE_BYTES_MAX } from '../base/limits.ts'
+import { printable } from '../base/printable.ts'
 import { decodeModule } from '../wasm/decode.ts'
 import { formatFuncType, functionTypes, memoriesOf } from '../wasm/module.ts'
 import type { FuncType, Import, Module } from '../wasm/module.ts'
@@ -104,12 +105,6 @@ export function isHypercall(module: Module, one: Import): boolean {
 // True if `stubs` (`MODULE` or `MODULE.NAME`) name the function that is imported.
 function isStubbed(one: Pick<Import, 'module' | 'name'>, stubs: readonly string[]): boolean {
   return stubs.includes(one.module) || stubs.includes(`${one.module}.${one.name}`)
-}
-
-/** A guest's text for an operator's terminal: control characters spelled out, and not longer than `lengthMax`. */
-export function printable(text: string, lengthMax = 80): string {
-  const cut = text.length > lengthMax ? `${text.slice(0, lengthMax)}…` : text
-  return cut.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Cs}]/gu, (one) => `\\u{${one.codePointAt(0)!.toString(16)}}`)
 }
 
 // ---- the file

@@ -12,7 +12,8 @@ import { CellarError } from '../base/errors.ts'
 import type { ErrorCode } from '../base/errors.ts'
 import { MODULE_BYTES_MAX } from '../base/limits.ts'
 import { PREAMBLE, name, section } from '../wasm/encode.ts'
-import { loadProgram, printable } from './program.ts'
+import { printable } from '../base/printable.ts'
+import { loadProgram } from './program.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'cellar-program-'))
 after(() => rmSync(folder, { recursive: true }))

@@ -5,6 +5,7 @@
 // Names come from the module's name section. Offsets are bytes in the prepared module, and are mapped back to the file.
 
 import { TRAP_FRAMES_MAX } from '../base/limits.ts'
+import { printable } from '../base/printable.ts'
 import type { Executable } from './executable.ts'
 import { GATE_NAME } from './gate.ts'
 
@@ -22,7 +23,7 @@ const FRAME = /^\s*at (?:(.+) \()?wasm:\/\/wasm\/(?:(.*)-)?[0-9a-f]+:wasm-functi
 export function describeTrap(error: unknown, stub: string | undefined, executable: Executable): Trap {
   return {
     kind: 'trap',
-    reason: stub === undefined ? reasonOf(error) : `called ${stub}, which is a stub`,
+    reason: stub === undefined ? reasonOf(error) : `called ${printable(stub)}, which is a stub`,
     frames: framesOf((error as Error | undefined)?.stack ?? '', executable.codeOffsetDelta),
   }
 }
@@ -43,8 +44,8 @@ function framesOf(stack: string, delta: number): Frame[] {
     // A stub traps in the gate, and a guest that recurses may find the end of the stack there.
     if (module === GATE_NAME) continue
     // V8 writes MODULE.FUNCTION if the name section names the module, too.
-    frames.push({ name: name.startsWith(`${module}.`) ? name.slice(module.length + 1) : name, index: Number(index),
-      offset: Number.parseInt(offset!, 16) - delta })
+    const own = name.startsWith(`${module}.`) ? name.slice(module.length + 1) : name
+    frames.push({ name: printable(own), index: Number(index), offset: Number.parseInt(offset!, 16) - delta })
   }
   return frames.slice(0, TRAP_FRAMES_MAX)
 }

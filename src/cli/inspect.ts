@@ -5,9 +5,10 @@
 
 import { statSync } from 'node:fs'
 import { CellarError } from '../base/errors.ts'
+import { printable } from '../base/printable.ts'
 import { WASM_PAGE_BYTES } from '../base/limits.ts'
 import { formatSize } from '../base/units.ts'
-import { checkProgram, compileProgram, isHypercall, knownHypercall, printable, readProgram } from '../cell/program.ts'
+import { checkProgram, compileProgram, isHypercall, knownHypercall, readProgram } from '../cell/program.ts'
 import type { ProgramFile } from '../cell/program.ts'
 import { SECTION_CODE, SECTION_CUSTOM } from '../wasm/encode.ts'
 import { formatFuncType, functionTypes, importsOf, memoriesOf, sectionOf } from '../wasm/module.ts'
