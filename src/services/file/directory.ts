@@ -11,7 +11,8 @@ import { EEXIST, EINVAL, ENOENT, ENOTSUP, EPERM, EROFS } from '../../base/errno.
 import * as sys from '../../sys/linux_files.ts'
 import { FILETYPE_DIRECTORY, FILETYPE_UNKNOWN, type Descriptor, type Stat } from '../descriptor.ts'
 import { filetypeOf, statOf, timesOf, type Times } from './attributes.ts'
-import { File, flush } from './file.ts'
+import { File } from './file.ts'
+import { HeldFd } from './held_fd.ts'
 import { SLASH, isDots, refusePath, splitPath, withSlash } from './paths.ts'
 import { openBeneath, type Resolver } from './resolve.ts'
 
@@ -37,13 +38,13 @@ export type VolumeModes = { readOnly: boolean; resolver: Resolver }
 export class Directory implements Descriptor {
   readonly filetype = FILETYPE_DIRECTORY
   readonly #fd: number
+  readonly #held: HeldFd
   readonly #volume: VolumeModes
-  #busy = 0
-  #closed = false
 
   /** Takes over the host's descriptor `fd`, a folder opened for reading. */
   constructor(fd: number, volume: VolumeModes) {
     this.#fd = fd
+    this.#held = new HeldFd(fd)
     this.#volume = volume
   }
 
@@ -173,20 +174,9 @@ export class Directory implements Descriptor {
   }
 
   /** Resolved when the folder's names are on the disk: 0 or a negated errno. */
-  sync(dataOnly: boolean): Promise<number> {
-    this.#busy++
-    return flush(this.#fd, dataOnly).finally(() => { this.#done() })
-  }
+  sync(dataOnly: boolean): Promise<number> { return this.#held.sync(dataOnly) }
 
-  #done(): void {
-    if (--this.#busy === 0 && this.#closed) sys.close(this.#fd)
-  }
-
-  close(): void {
-    if (this.#closed) return
-    this.#closed = true
-    if (this.#busy === 0) sys.close(this.#fd)
-  }
+  close(): void { this.#held.close() }
 
   #beneath(path: Uint8Array, flags: number, mode: number): number {
     return openBeneath(this.#volume.resolver, this.#fd, path, flags, mode)

@@ -10,14 +10,15 @@
 //
 // Hot path in read and write: no allocation, no closures, numbers and typed arrays only.
 
-import { fdatasync, fsync, read } from 'node:fs'
-import { EAGAIN, EBADF, EINVAL, ENOTSUP, EROFS, errnoOf } from '../../base/errno.ts'
+import { read } from 'node:fs'
+import { EAGAIN, EBADF, EINVAL, ENOTSUP, EROFS } from '../../base/errno.ts'
 import { TRANSFER_BYTES_MAX } from '../../base/limits.ts'
 import * as sys from '../../sys/linux_files.ts'
 import { FILETYPE_REGULAR_FILE, type Descriptor, type Stat } from '../descriptor.ts'
 import type { Iovecs } from '../iovecs.ts'
 import { WaitQueue, type Waker } from '../wait_queue.ts'
 import { statOf, timesOf, type Times } from './attributes.ts'
+import { HeldFd } from './held_fd.ts'
 
 const SEEK_SET = 0
 const SEEK_CUR = 1
@@ -34,6 +35,7 @@ export type FileModes = { readable: boolean; writable: boolean; append: boolean;
 export class File implements Descriptor {
   readonly filetype = FILETYPE_REGULAR_FILE
   readonly #fd: number
+  readonly #held: HeldFd
   readonly #modes: FileModes
   readonly #waiters = new WaitQueue()
   // False when the file system can't tell whether a read would wait.
@@ -47,13 +49,11 @@ export class File implements Descriptor {
   #from = 0
   #to = 0
   #cached = false
-  // Calls in progress on libuv's pool. The descriptor is closed after the last: its number isn't reused under it.
-  #busy = 0
-  #closed = false
 
   /** Takes over the host's descriptor `fd`. */
   constructor(fd: number, modes: FileModes) {
     this.#fd = fd
+    this.#held = new HeldFd(fd)
     this.#modes = modes
   }
 
@@ -147,11 +147,11 @@ export class File implements Descriptor {
     }
     const length = this.#missLength
     this.#missLength = 0
-    this.#busy++
+    this.#held.hold()
     // What is read is thrown away, an error too: the guest's own read meets it again.
     read(this.#fd, discarded ??= new Uint8Array(TRANSFER_BYTES_MAX), 0, length, this.#missOffset, () => {
       this.#warm = true
-      this.#done()
+      this.#held.release()
       this.#waiters.notify()
     })
   }
@@ -211,29 +211,9 @@ export class File implements Descriptor {
   }
 
   /** Resolved when everything written so far is on the disk: 0 or a negated errno. `dataOnly`: as fdatasync. */
-  sync(dataOnly: boolean): Promise<number> {
-    this.#busy++
-    return flush(this.#fd, dataOnly).finally(() => { this.#done() })
-  }
+  sync(dataOnly: boolean): Promise<number> { return this.#held.sync(dataOnly) }
 
-  #done(): void {
-    if (--this.#busy === 0 && this.#closed) sys.close(this.#fd)
-  }
-
-  close(): void {
-    if (this.#closed) return
-    this.#closed = true
-    if (this.#busy === 0) sys.close(this.#fd)
-  }
-}
-
-/** fsync or fdatasync of the host's `fd` on libuv's pool: 0 or a negated errno. */
-export function flush(fd: number, dataOnly: boolean): Promise<number> {
-  return new Promise((resolve) => {
-    const done = (error: NodeJS.ErrnoException | null) => { resolve(error === null ? 0 : -errnoOf(error)) }
-    if (dataOnly) fdatasync(fd, done)
-    else fsync(fd, done)
-  })
+  close(): void { this.#held.close() }
 }
 
 const NOTHING = new Uint8Array(0)
