@@ -23,6 +23,7 @@ export const RUN_FLAGS = {
   stub: { value: 'MODULE[.NAME]', many: true,
     help: 'Bind unknown imports of MODULE to stubs; a stub ends the program when called' },
   'clock-resolution': { value: 'DURATION', help: "Round the program's clocks down, such as 1ms (default: 1ns)" },
+  name: { value: 'NAME', help: 'Call the program NAME in messages (default: its path)' },
   file: { short: 'f', value: 'MANIFEST', help: 'Run what a manifest (YAML) describes; arguments follow' },
   stats: { help: 'Print to stderr at the end what the program used' },
   trace: { help: 'Print each hypercall to stderr with its answer' },

@@ -9,7 +9,9 @@
 //
 // It is CommonJS, for which Node has less to set up. Each module becomes a function that runs once, when it is first
 // imported:
-//   const $7 = once(() => { const { a, b: c } = $3(); function f() { … }; return { f } })
+//   const $7 = once((() => { const { a, b: c } = $3(); function f() { … }; return { f } }))
+// V8 compiles a function in parentheses with the file, and so Node's compile cache has it; others it compiles anew at
+// each start, which is 2 ms.
 // The sources keep to the forms that this needs: named and namespace imports, exports of declarations (image_test.ts).
 // Worker threads load the sources.
 
@@ -76,5 +78,5 @@ function functionOf(url: string, number: number, numberOf: (url: string) => numb
   const rest = /^(?:import|export)\b.*$/m.exec(code)
   if (rest !== null) throw new Error(`Cannot join ${url}: "${rest[0]}"`)
   // Only the entry may await at its top: everything else is imported by code that doesn't wait.
-  return `const $${number} = once(${number === 0 ? 'async ' : ''}() => {${code}\nreturn { ${exported.join(', ')} } })`
+  return `const $${number} = once((${number === 0 ? 'async ' : ''}() => {${code}\nreturn { ${exported.join(', ')} } }))`
 }

@@ -35,6 +35,8 @@ ${helpOf(RUN_FLAGS)}
 /** What is to be run, as flags or a manifest say. */
 export type Launch = {
   readonly program: string
+  /** For messages. */
+  readonly name?: string
   readonly grants: Grants
   readonly stubs: readonly string[]
   /** Calls in place of `_start`, for a program that is a library. */
@@ -50,9 +52,10 @@ export async function run(argv: readonly string[]): Promise<number> {
     return 0
   }
   const timeoutNs = flags.timeout === undefined ? undefined : duration('--timeout', flags.timeout[0]!)
-  const launch = flags.file === undefined ? launchOf(parsed)
-    : await (await import('./manifest.ts')).readLaunch(flags.file[0]!,
+  const described = flags.file === undefined ? launchOf(parsed)
+    : (await import('./manifest.ts')).readLaunch(flags.file[0]!,
       { args: rest, granted: grantsOf(parsed), stubs: flags.stub ?? [] })
+  const launch = flags.name === undefined ? described : { ...described, name: flags.name[0]! }
   if (timeoutNs !== undefined || flags.stats !== undefined) {
     const { supervise } = await import('./supervise.ts')
     return await supervise(launch, { timeoutNs, stats: flags.stats !== undefined, trace: flags.trace !== undefined })
@@ -68,18 +71,18 @@ async function runHere(launch: Launch, trace: boolean): Promise<number> {
   const outcome = launch.calls === undefined ? await cell.run()
     : await (await import('../cell/library.ts')).runLibrary(cell, launch.program, launch.calls)
   await flushed(launch.grants)
-  return report(launch.program, outcome)
+  return report(launch, outcome)
 }
 
 /** Tells on stderr of a trap; the exit status of any end. */
-export function report(program: string, outcome: Outcome): number {
+export function report({ program, name = program }: Launch, outcome: Outcome): number {
   if (outcome.kind === 'exit') return outcome.code & 0xff
   if (outcome.kind === 'signal') return 128 + outcome.signal
-  const width = Math.max(0, ...outcome.frames.map(({ name }) => name.length))
-  const frames = outcome.frames.map(({ name, index, offset }, i) =>
-    `\n  #${String(i).padEnd(3)}${(name || '?').padEnd(Math.min(width, 60))}  function ${index}, byte 0x${
+  const width = Math.max(0, ...outcome.frames.map((frame) => frame.name.length))
+  const frames = outcome.frames.map(({ name: called, index, offset }, i) =>
+    `\n  #${String(i).padEnd(3)}${(called || '?').padEnd(Math.min(width, 60))}  function ${index}, byte 0x${
       offset.toString(16)}`)
-  process.stderr.write(`cellar: ${program} trapped: ${outcome.reason}${frames.join('')}\n`)
+  process.stderr.write(`cellar: ${name} trapped: ${outcome.reason}${frames.join('')}\n`)
   return 128 + signals.SIGABRT
 }
 

@@ -32,7 +32,7 @@ export async function supervise(launch: Launch, { timeoutNs, stats, trace }: Opt
     const start: Start = { start: 0, executable, grants: launch.grants, calls: launch.calls, trace, counts }
     worker.postMessage(start)
     const { outcome, usage } = await firstEnd(worker, timeoutNs)
-    const status = outcome === 'timeout' ? TIMED_OUT : report(launch.program, outcome)
+    const status = outcome === 'timeout' ? TIMED_OUT : report(launch, outcome)
     if (outcome === 'timeout') {
       const { message, code } = new CellarError('GUEST_TIMED_OUT', [formatDuration(timeoutNs!)])
       process.stderr.write(`cellar: ${message} [${code}]\n`)
@@ -40,7 +40,7 @@ export async function supervise(launch: Launch, { timeoutNs, stats, trace }: Opt
     if (stats) {
       const wallNs = (performance.now() - created) * 1e6
       const { user, system } = process.cpuUsage(cpuBefore)
-      process.stderr.write(figures(launch.program, status, usage ?? interrupted(counts, wallNs, (user + system) * 1e3)))
+      process.stderr.write(figures(launch.name ?? launch.program, status, usage ?? interrupted(counts, wallNs, (user + system) * 1e3)))
     }
     return status
   } finally {

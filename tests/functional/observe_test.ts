@@ -33,6 +33,12 @@ test('--stats prints what the program used, hypercalls counted exactly', async (
     '  hypercalls +108: clock_time_get 100, sched_yield 7, fd_close 1', '$'].join('\n')))
 })
 
+test('--name is what messages call the program', async () => {
+  const { stderr } = await cellar(['run', '--name', 'divider', '--stats', guest('trap'), 'divide'])
+  assert.match(stderr, /^cellar: divider trapped: divide by zero$/m)
+  assert.match(stderr, /^cellar: divider ended with status 134$/m)
+})
+
 test('--stats counts waits, and the time of a wait is not CPU time', async () => {
   const { stderr } = await cellar(['run', '--stats', guest('sleep'), '600'])
   assert.match(stderr, /\n  waits +[1-9]/)
