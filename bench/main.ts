@@ -18,6 +18,7 @@ const BENCHES = {
   read: () => import('./read.ts'),
   idle: () => import('./idle.ts'),
   compute: () => import('./compute.ts'),
+  preempt: () => import('./preempt.ts'),
 } as const
 
 const wanted = process.argv.slice(2)

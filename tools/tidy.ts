@@ -18,14 +18,15 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   base: [],
   sys: ['base'],
   wasm: ['base'],
+  translate: ['base', 'wasm'],
   services: ['base', 'sys'],
   wasi: ['base', 'sys', 'wasm', 'services'],
-  cell: ['base', 'sys', 'wasm', 'services', 'wasi'],
-  cli: ['base', 'sys', 'wasm', 'services', 'wasi', 'cell'],
+  cell: ['base', 'sys', 'wasm', 'translate', 'services', 'wasi'],
+  cli: ['base', 'sys', 'wasm', 'translate', 'services', 'wasi', 'cell'],
 }
 
 /** Folders that run in any JavaScript engine: nothing of Node in them. */
-const PURE: readonly string[] = ['wasm']
+const PURE: readonly string[] = ['wasm', 'translate']
 
 /** Modules that one folder alone may import, and why. */
 const RESERVED: Record<string, { folder: string; instead: string }> = {

@@ -38,6 +38,8 @@ export type Usage = {
 /** What a cell is made of beside its program. */
 export type CellParts = Pick<Context, 'args' | 'env' | 'clock' | 'entropy' | 'iovecs'> & {
   readonly descriptors: Descriptors
+  /** The pCPU's control memory: word 0 isn't 0 when the quantum has ended. */
+  readonly control: () => WebAssembly.Memory
   /** Pages that its memory may grow to, at most WASM_PAGES_MAX. */
   readonly memoryPagesMax: number
   readonly tracer?: Tracer | undefined
@@ -62,10 +64,12 @@ export class Cell {
     const memory = createMemory(executable, parts.memoryPagesMax)
     const context = new Context({ ...parts, memory: new GuestMemory(memory) })
     this.context = context
-    const gate = this.#instantiateGate(parts.tracer)
+    const gate = this.#instantiateGate(parts)
     const wasi: Record<string, WebAssembly.ImportValue> = {}
     const imports: Record<string, Record<string, WebAssembly.ImportValue>> = { wasi_snapshot_preview1: wasi }
     if (executable.memory !== undefined) imports[executable.memory.module] = { [executable.memory.name]: memory }
+    const { preemption } = executable
+    if (preemption !== undefined) (imports[preemption.module] ??= {})[preemption.name] = parts.control()
     for (const name of executable.hypercalls) {
       wasi[name] = isGated(name) ? gate[name]! : bind(name, context, this.counts, parts.tracer)
     }
@@ -76,6 +80,9 @@ export class Cell {
       }
     }
     this.instance = instantiate(executable, imports)
+    if (preemption !== undefined) {
+      (this.instance.exports[preemption.table] as WebAssembly.Table).set(0, gate['preempted'])
+    }
   }
 
   /**
@@ -130,16 +137,24 @@ export class Cell {
     }
   }
 
-  #instantiateGate(tracer: Tracer | undefined): Record<string, WebAssembly.ExportValue> {
+  #instantiateGate({ tracer, control }: CellParts): Record<string, WebAssembly.ExportValue> {
     const { context, counts } = this
     const hypercall: Record<string, WebAssembly.ImportValue> = {}
     for (const name of this.#executable.hypercalls) {
       if (isGated(name)) hypercall[name] = bind(name, context, counts, tracer)
     }
-    const vcpu = {
+    const vcpu: Record<string, WebAssembly.ImportValue> = {
       wait: new WebAssembly.Suspending(() => {
         context.leave(); return context.parked() }) as unknown as WebAssembly.ImportValue,
       resumed: () => { context.enter(); return context.end === undefined ? 0 : 1 },
+    }
+    if (this.#executable.preemption !== undefined) {
+      const word = new Int32Array(control().buffer, 0, 1)
+      vcpu['preempt'] = new WebAssembly.Suspending(() => {
+        Atomics.store(word, 0, 0)
+        context.leave()
+        return context.preempted()
+      }) as unknown as WebAssembly.ImportValue
     }
     return new WebAssembly.Instance(this.#executable.gate, { hypercall, vcpu }).exports as Record<string,
       WebAssembly.ExportValue>

@@ -21,6 +21,13 @@ export type Executable = {
     undefined } | undefined
   /** The export to call before anything else: what was the module's start function. */
   readonly start: string | undefined
-  /** A byte offset in the prepared module's code, less this, is one in the program's file. */
-  readonly codeOffsetDelta: number
+  /** Present if the module was translated to be preempted (translate/preempt.ts). */
+  readonly preemption?: {
+    /** The import that is its pCPU's control memory. */
+    readonly module: string; readonly name: string
+    /** The export that is the table of where it goes when its quantum has ended. */
+    readonly table: string
+  }
+  /** A byte offset in the module's code, less this, is one in the program's file; undefined: they don't correspond. */
+  readonly codeOffsetDelta: number | undefined
 }

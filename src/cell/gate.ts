@@ -35,14 +35,16 @@ export function isGated(name: HypercallName): boolean {
 /**
  * The gate for a guest that imports `names` (all gated). It imports `hypercall.NAME` for each, `vcpu.wait` (a
  * Suspending, () → ()) and `vcpu.resumed` (() → i32: 1 if the guest was stopped), and exports each name with the
- * guest's signature, and `trap`, which ends the guest from within an import.
+ * guest's signature, and `trap`, which ends the guest from within an import. For a preemptible guest it imports
+ * `vcpu.preempt` (a Suspending), too, and exports `preempted`: where the guest goes when its quantum has ended.
  */
-export function encodeGate(names: readonly HypercallName[]): Uint8Array<ArrayBuffer> {
+export function encodeGate(names: readonly HypercallName[], preemptible = false): Uint8Array<ArrayBuffer> {
   const types: { params: EncodableType[]; results: EncodableType[] }[] =
     [{ params: [], results: [] }, { params: [], results: ['i32'] }]
   const [ACTION, QUESTION] = [0, 1]
   const wait = names.length
   const resumed = names.length + 1
+  const preempt = names.length + 2
   const tries = names.map((name) => {
     const { params }: Signature = wasi_snapshot_preview1[name]
     types.push({ params: params.flatMap((type): EncodableType[] => type === 'i64' ? ['i32', 'i32'] : ['i32']),
@@ -54,12 +56,20 @@ export function encodeGate(names: readonly HypercallName[]): Uint8Array<ArrayBuf
     types.push({ params: [...signature.params], results: signature.result === null ? [] : ['i32'] })
     return { type: types.length - 1, ...code(signature, index, wait, resumed) }
   })
+  const imports = [...tries, { module: 'vcpu', name: 'wait', type: ACTION },
+    { module: 'vcpu', name: 'resumed', type: QUESTION }]
+  functions.push({ type: ACTION, locals: [], body: [UNREACHABLE] })
+  if (preemptible) {
+    imports.push({ module: 'vcpu', name: 'preempt', type: ACTION })
+    functions.push({ type: ACTION, locals: [],
+      body: [CALL, ...leb(preempt), CALL, ...leb(resumed), IF, VOID, UNREACHABLE, END] })
+  }
   const parts: ModuleParts = {
     types,
-    imports: [...tries, { module: 'vcpu', name: 'wait', type: ACTION },
-      { module: 'vcpu', name: 'resumed', type: QUESTION }],
-    functions: [...functions, { type: ACTION, locals: [], body: [UNREACHABLE] }],
-    exports: [...names, 'trap'].map((name, i) => ({ name, kind: 'func', index: names.length + 2 + i })),
+    imports,
+    functions,
+    exports: [...names, 'trap', ...(preemptible ? ['preempted'] : [])]
+      .map((name, i) => ({ name, kind: 'func', index: imports.length + i })),
   }
   return new Uint8Array([...encodeModule(parts), ...NAME_SECTION])
 }

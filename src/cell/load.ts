@@ -33,10 +33,10 @@ export function executableOf({ path, module, prepared, compiled }: Program): Exe
 }
 
 /** The gate's module for a guest with these imports; compiled once. */
-function gateFor(hypercalls: readonly HypercallName[]): WebAssembly.Module {
+export function gateFor(hypercalls: readonly HypercallName[], preemptible = false): WebAssembly.Module {
   const gated = hypercalls.filter(isGated)
-  const key = gated.join()
+  const key = `${preemptible} ${gated.join()}`
   let gate = gates.get(key)
-  if (gate === undefined) gates.set(key, gate = new WebAssembly.Module(encodeGate(gated)))
+  if (gate === undefined) gates.set(key, gate = new WebAssembly.Module(encodeGate(gated, preemptible)))
   return gate
 }

@@ -38,6 +38,12 @@ export type Watch = { readonly tracer?: Tracer | undefined; readonly counts?: Ui
 export class Pcpu {
   readonly #iovecs = new Iovecs()
   readonly #clock = hostClock()
+  #control: WebAssembly.Memory | undefined
+
+  /** Shared with the thread that keeps the time: it sets word 0 when a quantum ends (timer_worker.ts). */
+  get control(): WebAssembly.Memory {
+    return this.#control ??= new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true })
+  }
 
   /**
    * Makes a cell: opens what it is granted, then its memory and instance. Nothing of the guest runs before `run`.
@@ -70,6 +76,7 @@ export class Pcpu {
       iovecs: this.#iovecs,
       descriptors,
       memoryPagesMax: grants.memoryPagesMax ?? WASM_PAGES_MAX,
+      control: () => this.control,
       tracer,
       counts: counts ?? new Uint32Array(HYPERCALL_NAMES.length),
     }

@@ -9,8 +9,8 @@ import { printable } from '../base/printable.ts'
 import type { Executable } from './executable.ts'
 import { GATE_NAME } from './gate.ts'
 
-/** A guest's frame, innermost first. `offset` is a byte offset in the program's file. */
-export type Frame = { readonly name: string; readonly index: number; readonly offset: number }
+/** A guest's frame, innermost first. `offset` is a byte offset in the program's file, if it is known. */
+export type Frame = { readonly name: string; readonly index: number; readonly offset: number | undefined }
 
 /** The guest did what WebAssembly doesn't allow, or called what it hasn't got. */
 export type Trap = { readonly kind: 'trap'; readonly reason: string; readonly frames: readonly Frame[] }
@@ -35,7 +35,7 @@ function reasonOf(error: unknown): string {
   return String(error)
 }
 
-function framesOf(stack: string, delta: number): Frame[] {
+function framesOf(stack: string, delta: number | undefined): Frame[] {
   const frames: Frame[] = []
   for (const line of stack.split('\n')) {
     const match = FRAME.exec(line)
@@ -45,7 +45,8 @@ function framesOf(stack: string, delta: number): Frame[] {
     if (module === GATE_NAME) continue
     // V8 writes MODULE.FUNCTION if the name section names the module, too.
     const own = name.startsWith(`${module}.`) ? name.slice(module.length + 1) : name
-    frames.push({ name: printable(own), index: Number(index), offset: Number.parseInt(offset!, 16) - delta })
+    const at = delta === undefined ? undefined : Number.parseInt(offset!, 16) - delta
+    frames.push({ name: printable(own), index: Number(index), offset: at })
   }
   return frames.slice(0, TRAP_FRAMES_MAX)
 }

@@ -80,8 +80,8 @@ export function report({ program, name = program }: Launch, outcome: Outcome): n
   if (outcome.kind === 'signal') return 128 + outcome.signal
   const width = Math.max(0, ...outcome.frames.map((frame) => frame.name.length))
   const frames = outcome.frames.map(({ name: called, index, offset }, i) =>
-    `\n  #${String(i).padEnd(3)}${(called || '?').padEnd(Math.min(width, 60))}  function ${index}, byte 0x${
-      offset.toString(16)}`)
+    `\n  #${String(i).padEnd(3)}${(called || '?').padEnd(Math.min(width, 60))}  function ${index}${
+      offset === undefined ? '' : `, byte 0x${offset.toString(16)}`}`)
   process.stderr.write(`cellar: ${name} trapped: ${outcome.reason}${frames.join('')}\n`)
   return 128 + signals.SIGABRT
 }

@@ -40,7 +40,8 @@ export async function supervise(launch: Launch, { timeoutNs, stats, trace }: Opt
     if (stats) {
       const wallNs = (performance.now() - created) * 1e6
       const { user, system } = process.cpuUsage(cpuBefore)
-      process.stderr.write(figures(launch.name ?? launch.program, status, usage ?? interrupted(counts, wallNs, (user + system) * 1e3)))
+      const used = usage ?? interrupted(counts, wallNs, (user + system) * 1e3)
+      process.stderr.write(figures(launch.name ?? launch.program, status, used))
     }
     return status
   } finally {

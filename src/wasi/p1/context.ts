@@ -134,6 +134,15 @@ export class Context {
     return operation.result
   }
 
+  /** How often the vCPU had to leave the pCPU because its quantum had ended. */
+  preemptions = 0
+
+  /** For the gate's `preempt`: resolves when the others on the pCPU had their turn. */
+  preempted(): Promise<void> {
+    this.preemptions++
+    return new Promise((resolve) => { setImmediate(resolve) })
+  }
+
   /** The vCPU goes on: from here its time is charged. */
   enter(): void { this.#runningSince = nowNs() }
 

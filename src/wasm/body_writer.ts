@@ -1,0 +1,158 @@
+// wasm/body_writer.ts: writes function bodies (spec §5.4, "Instructions").
+//
+// Hot path: no allocation, no closures, numbers and typed arrays only. Whoever changes code walks it with a BodyReader,
+// copies the ranges between the changes as they are, and writes the rest. One writer takes a whole module.
+
+import type { BodyReader } from './body.ts'
+import {
+  ENCODING, ENCODINGS, IMMEDIATES_MAX, MEMARG_MEMORY, OPCODE_END, PREFIX_BASE, PREFIX_FIRST, REF, REF_NULL, SLOTS,
+} from './opcodes.ts'
+
+/** Writes code: ranges of the original, instructions, numbers. Grows by doubling. */
+export class BodyWriter {
+  bytes: Uint8Array<ArrayBuffer>
+  length = 0
+
+  constructor(capacity: number) {
+    this.bytes = new Uint8Array(Math.max(capacity, 64))
+  }
+
+  /** What was written; valid until the next write. */
+  written(): Uint8Array<ArrayBuffer> {
+    return this.bytes.subarray(0, this.length)
+  }
+
+  /** Bytes [from, end) of `source`. */
+  copy(source: Uint8Array, from: number, end: number): void {
+    this.#reserve(end - from)
+    // Setting a view up costs more than the bytes between two changes, which are few.
+    if (end - from < 64) for (let i = from; i < end; i++) this.bytes[this.length++] = source[i]!
+    else {
+      this.bytes.set(source.subarray(from, end), this.length)
+      this.length += end - from
+    }
+  }
+
+  byte(value: number): void {
+    this.#reserve(1)
+    this.bytes[this.length++] = value
+  }
+
+  /** An unsigned integer of 32 bits; negative numbers are taken as the upper half. */
+  u32(value: number): void {
+    this.#reserve(5)
+    let rest = value >>> 0
+    for (; rest >= 0x80; rest >>>= 7) this.bytes[this.length++] = rest & 0x7f | 0x80
+    this.bytes[this.length++] = rest
+  }
+
+  s32(value: number): void {
+    this.#reserve(5)
+    let rest = value | 0
+    for (; rest < -0x40 || rest >= 0x40; rest >>= 7) this.bytes[this.length++] = rest & 0x7f | 0x80
+    this.bytes[this.length++] = rest & 0x7f
+  }
+
+  /** An unsigned integer of 64 bits, in halves. */
+  u64(low: number, high: number): void {
+    this.#leb64(low, high, false)
+  }
+
+  s64(low: number, high: number): void {
+    this.#leb64(low, high, true)
+  }
+
+  /** An instruction's opcode. */
+  opcode(opcode: number): void {
+    if (opcode < PREFIX_BASE[PREFIX_FIRST]!) this.byte(opcode)
+    else {
+      let prefix = PREFIX_FIRST
+      while (opcode >= (PREFIX_BASE[prefix + 1] ?? OPCODE_END)) prefix++
+      this.byte(prefix)
+      this.u32(opcode - PREFIX_BASE[prefix]!)
+    }
+  }
+
+  /** The instruction on which `reader` stands, from what was decoded of it, every integer as short as it can be. */
+  instruction(reader: BodyReader): void {
+    this.opcode(reader.opcode)
+    let slot = 0
+    const first = reader.opcode * IMMEDIATES_MAX
+    for (let i = first; i < first + IMMEDIATES_MAX; i++) {
+      const encoding = ENCODINGS[i]!
+      if (encoding === 0) return
+      this.#immediate(reader, encoding, slot)
+      slot += SLOTS[encoding]!
+    }
+  }
+
+  /** Leaves room for the length of what comes next; `endSized` takes the result. For bodies and sections. */
+  beginSized(): number {
+    this.#reserve(5)
+    this.length += 5
+    return this.length
+  }
+
+  /** Writes the length of what came since `beginSized`, and moves that up to it. */
+  endSized(start: number): void {
+    const end = this.length
+    this.length = start - 5
+    this.u32(end - start)
+    this.bytes.copyWithin(this.length, start, end)
+    this.length += end - start
+  }
+
+  #immediate(reader: BodyReader, encoding: number, slot: number): void {
+    const { slots } = reader
+    const value = slots[slot]!
+    const second = slots[slot + 1]!
+    switch (encoding) {
+      case ENCODING.u32: this.u32(value); break
+      case ENCODING.s32: case ENCODING.heaptype: this.s32(value); break
+      case ENCODING.s64: this.s64(value, second); break
+      case ENCODING.bytes4: case ENCODING.bytes8: case ENCODING.bytes16:
+        for (let i = slot; i < slot + SLOTS[encoding]!; i++) this.#fixed(slots[i]!)
+        break
+      case ENCODING.byte: case ENCODING.zero: case ENCODING.castflags: this.byte(value); break
+      case ENCODING.memarg:
+        this.u32(second === 0 ? value : value | MEMARG_MEMORY)
+        if (second !== 0) this.u32(second)
+        this.u64(slots[slot + 2]!, slots[slot + 3]!)
+        break
+      case ENCODING.blocktype:
+        this.s32(value)
+        if (value === REF || value === REF_NULL) this.s32(second)
+        break
+      default: // A vector ends its instruction.
+        this.u32(value)
+        this.copy(reader.bytes, second, reader.end)
+    }
+  }
+
+  #fixed(value: number): void {
+    for (let shift = 0; shift < 32; shift += 8) this.byte(value >>> shift & 0xff)
+  }
+
+  #leb64(low: number, high: number, signed: boolean): void {
+    this.#reserve(10)
+    let lower = low | 0
+    let upper = high | 0
+    for (;;) {
+      // Nothing but what the last byte's sign would say again remains.
+      const last = signed ? upper === lower >> 31 && lower >= -0x40 && lower < 0x40
+        : upper === 0 && lower >= 0 && lower < 0x80
+      if (last) break
+      this.bytes[this.length++] = lower & 0x7f | 0x80
+      lower = lower >>> 7 | upper << 25
+      upper = signed ? upper >> 7 : upper >>> 7
+    }
+    this.bytes[this.length++] = lower & 0x7f
+  }
+
+  #reserve(count: number): void {
+    if (this.length + count <= this.bytes.length) return
+    const grown = new Uint8Array(Math.max(this.bytes.length * 2, this.length + count))
+    grown.set(this.written())
+    this.bytes = grown
+  }
+}
