@@ -94,6 +94,8 @@ export const ERRORS = {
   EXPORT_UNKNOWN: entry(126, (path: string, name: string) =>
     `Cannot call "${name}" as "${path}" doesn't export such a function`,
     "'cellar inspect' lists the exports"),
+  OUTPUT_FAILED: entry(125, (why: string) => `Cannot write the answer to stdout: ${why}`,
+    'Check where stdout leads: a full disk, or a device that takes nothing'),
   GUEST_DEADLOCKED: entry(125, () => 'Stopped the guest as it waits for what can never happen',
     'The program polls only descriptors that are closed or ended'),
   GUEST_TIMED_OUT: entry(125, (seconds: string) => `Stopped the guest as it ran for longer than --timeout ${seconds}`,

@@ -16,6 +16,7 @@ import type { Export, ExternKind, Import, Module } from '../wasm/module.ts'
 import { decodeProducers, decodeTargetFeatures } from '../wasm/names.ts'
 import type { Signature } from '../wasi/p1/table.ts'
 import { helpOf, INSPECT_FLAGS, parseFlags } from './flags.ts'
+import { print } from './print.ts'
 
 const HELP = `Show what a program is, what it will ask of the hypervisor, and whether it would run
 
@@ -33,7 +34,7 @@ ${helpOf(INSPECT_FLAGS)}
 export function inspect(argv: readonly string[]): number {
   const { flags, rest } = parseFlags(argv, INSPECT_FLAGS)
   if (flags.help !== undefined) {
-    process.stdout.write(HELP)
+    print(HELP)
     return 0
   }
   const format = flags.output?.[0] ?? 'text'
@@ -46,7 +47,7 @@ export function inspect(argv: readonly string[]): number {
     throw new CellarError('USAGE', [`Cannot inspect more than one program: "${extra}" follows "${path}"`])
   }
   const report = describe(path)
-  process.stdout.write(format === 'json' ? `${JSON.stringify(report, null, 2)}\n` : text(report))
+  print(format === 'json' ? `${JSON.stringify(report, null, 2)}\n` : text(report))
   return 0
 }
 

@@ -2,6 +2,7 @@
 
 import { CellarError } from '../base/errors.ts'
 import { end } from './end.ts'
+import { print } from './print.ts'
 
 /** Commands in the order of the help. */
 const COMMANDS = {
@@ -36,7 +37,7 @@ async function main(argv: readonly string[]): Promise<number> {
   const [name = '', ...rest] = argv
   if (name === 'help' && rest.length > 0) return await main([rest[0]!, '--help'])
   if (name === 'help' || name === '--help' || name === '-h') {
-    process.stdout.write(HELP)
+    print(HELP)
     return 0
   }
   const wanted = name === '--version' ? 'version' : name

@@ -14,6 +14,7 @@ import { loadExecutable } from '../cell/load.ts'
 import { flushed, Pcpu, type Grants } from '../cell/pcpu.ts'
 import { StandardInput, StandardOutput } from '../services/console/stdio.ts'
 import { helpOf, parseFlags, RUN_FLAGS, type Parsed } from './flags.ts'
+import { print } from './print.ts'
 
 const HELP = `Run a WebAssembly program (WASI preview 1) as a cell, in the foreground
 
@@ -48,7 +49,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   const parsed = parseFlags(argv, RUN_FLAGS)
   const { flags, rest } = parsed
   if (flags.help !== undefined) {
-    process.stdout.write(HELP)
+    print(HELP)
     return 0
   }
   const timeoutNs = flags.timeout === undefined ? undefined : duration('--timeout', flags.timeout[0]!)

@@ -33,6 +33,20 @@ test('--stats prints what the program used, hypercalls counted exactly', async (
     '  hypercalls +108: clock_time_get 100, sched_yield 7, fd_close 1', '$'].join('\n')))
 })
 
+test('an answer that can not be written is an error, and a reader that is gone ends the command quietly', async () => {
+  for (const argv of [['inspect', guest('hello')], ['help'], ['run', '--help'], ['version']]) {
+    const line = `"${CELLAR}" "$@" > /dev/full`
+    using full = startCommand(['bash', '-c', line, 'bash', ...argv])
+    const { status, stderr } = await full.ended
+    assert.deepEqual([status, /\[OUTPUT_FAILED\]\n {2}hint: /.test(stderr)], [125, true], argv.join(' '))
+    const piped = `"${CELLAR}" "$@" | true; exit \${PIPESTATUS[0]}`
+    using gone = startCommand(['bash', '-c', piped, 'bash', ...argv])
+    const ended = await gone.ended
+    assert.ok(ended.status === 141 || ended.status === 0, `${argv.join(' ')}: ${ended.status}`)
+    assert.doesNotMatch(ended.stderr, /EPIPE|at /)
+  }
+})
+
 test('--name is what messages call the program', async () => {
   const { stderr } = await cellar(['run', '--name', 'divider', '--stats', guest('trap'), 'divide'])
   assert.match(stderr, /^cellar: divider trapped: divide by zero$/m)

@@ -1,0 +1,24 @@
+// cli/print.ts: what a command answers, on stdout.
+
+import { writeSync } from 'node:fs'
+import { EAGAIN, EPIPE, errnoOf } from '../base/errno.ts'
+import { CellarError } from '../base/errors.ts'
+import { signals } from '../base/signals.ts'
+
+/** How long to leave a stdout alone that somebody made non-blocking and that is full. */
+const RETRY_MS = 2
+
+/** Writes all of `text` before it returns. Throws CellarError; a reader that is gone ends the process as SIGPIPE does. */
+export function print(text: string): void {
+  let bytes = Buffer.from(text)
+  while (bytes.length > 0) {
+    try {
+      bytes = bytes.subarray(writeSync(1, bytes))
+    } catch (cause) {
+      const errno = errnoOf(cause)
+      if (errno === EPIPE) process.exit(128 + signals.SIGPIPE)
+      if (errno !== EAGAIN) throw new CellarError('OUTPUT_FAILED', [(cause as Error).message], { cause })
+      Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, RETRY_MS)
+    }
+  }
+}
