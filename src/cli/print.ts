@@ -8,7 +8,7 @@ import { signals } from '../base/signals.ts'
 /** How long to leave a stdout alone that somebody made non-blocking and that is full. */
 const RETRY_MS = 2
 
-/** Writes all of `text` before it returns. Throws CellarError; a reader that is gone ends the process as SIGPIPE does. */
+/** Writes all of `text`. Throws CellarError; a reader that is gone ends the process as SIGPIPE would. */
 export function print(text: string): void {
   let bytes = Buffer.from(text)
   while (bytes.length > 0) {
