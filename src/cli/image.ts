@@ -17,17 +17,18 @@
 
 import { mkdirSync, readFileSync, renameSync, statSync, writeFileSync } from 'node:fs'
 import { stripTypeScriptTypes } from 'node:module'
+import { dirname, relative, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
-const ENTRY = new URL('./main.ts', import.meta.url).href
+const ENTRY = fileURLToPath(new URL('./main.ts', import.meta.url))
 const IMAGE = fileURLToPath(new URL('../../.cache/cellar.cjs', import.meta.url))
 
 /** Writes the image of the sources as they are now. Does nothing where the checkout can't be written. */
 export function writeImage(): void {
   const partial = `${IMAGE}.${process.pid}`
   try {
-    mkdirSync(new URL('../../.cache', import.meta.url), { recursive: true })
-    writeFileSync(partial, joinModules(ENTRY))
+    mkdirSync(dirname(IMAGE), { recursive: true })
+    writeFileSync(partial, joinModules(ENTRY, dirname(IMAGE)))
     renameSync(partial, IMAGE)
   } catch (error) {
     // A read-only checkout starts from its sources, a little slower.
@@ -35,32 +36,38 @@ export function writeImage(): void {
   }
 }
 
-/** The file that does what the module at URL `entry` and all that it imports do. */
-export function joinModules(entry: string): string {
-  const urls = [entry]
-  const numberOf = (url: string): number => urls.includes(url) ? urls.indexOf(url) : urls.push(url) - 1
+/**
+ * The file that does what the module at the path `entry` and all that it imports do. It is for the folder `folder`, and
+ * knows its sources by their paths from there: a checkout may be moved.
+ */
+export function joinModules(entry: string, folder: string): string {
+  const paths = [entry]
+  const numberOf = (path: string): number => paths.includes(path) ? paths.indexOf(path) : paths.push(path) - 1
   const functions: string[] = []
-  for (let i = 0; i < urls.length; i++) functions.push(functionOf(urls[i]!, i, numberOf))
-  const stamps = urls.map((url) => [fileURLToPath(url), statSync(new URL(url)).mtimeMs])
+  for (let i = 0; i < paths.length; i++) functions.push(functionOf(paths[i]!, i, folder, numberOf))
+  const stamps = paths.map((path) => [relative(folder, path), statSync(path).mtimeMs])
   return `// Generated from src/ by src/cli/image.ts; a cache: delete it at will.
 const { statSync } = require('node:fs')
+const { join } = require('node:path')
+const { pathToFileURL } = require('node:url')
 const once = (run) => { let made; return () => made ??= run() }
-const fresh = ([path, time]) => statSync(path, { throwIfNoEntry: false })?.mtimeMs === time
+const fresh = ([path, time]) => statSync(__dirname + '/' + path, { throwIfNoEntry: false })?.mtimeMs === time
+const urlOf = (path) => pathToFileURL(join(__dirname, path)).href
 ${functions.join('\n')}
 if (${JSON.stringify(stamps)}.every(fresh)) void $0()
 else {
-  process.argv[1] = ${JSON.stringify(fileURLToPath(entry))} // which makes a new image
-  void import(${JSON.stringify(entry)})
+  process.argv[1] = join(__dirname, ${JSON.stringify(relative(folder, entry))}) // which makes a new image
+  void import(urlOf(${JSON.stringify(relative(folder, entry))}))
 }
 `
 }
 
-function functionOf(url: string, number: number, numberOf: (url: string) => number): string {
+function functionOf(path: string, number: number, folder: string, numberOf: (path: string) => number): string {
   const exported: string[] = []
   const target = (specifier: string): string => specifier.startsWith('.')
-    ? `$${numberOf(new URL(specifier, url).href)}()`
+    ? `$${numberOf(resolve(dirname(path), specifier))}()`
     : specifier.startsWith('node:') ? `process.getBuiltinModule('${specifier}')` : `require('${specifier}')`
-  const code = stripTypeScriptTypes(readFileSync(new URL(url), 'utf8'))
+  const code = stripTypeScriptTypes(readFileSync(path, 'utf8'))
     .replaceAll(/^import\s+\*\s+as\s+(\w+)\s+from\s+'([^']+)'$/gm,
       (_, name: string, from: string) => `const ${name} = ${target(from)}`)
     .replaceAll(/^import\s+\{([^}]*)\}\s+from\s+'([^']+)'$/gm, (_, names: string, from: string) =>
@@ -74,9 +81,9 @@ function functionOf(url: string, number: number, numberOf: (url: string) => numb
       return `const {${names}} =`
     })
     .replaceAll(/\bimport\('(\.[^']+)'\)/g, (_, from: string) => `Promise.resolve().then(() => ${target(from)})`)
-    .replaceAll('import.meta.url', JSON.stringify(url))
+    .replaceAll('import.meta.url', `urlOf(${JSON.stringify(relative(folder, path))})`)
   const rest = /^(?:import|export)\b.*$/m.exec(code)
-  if (rest !== null) throw new Error(`Cannot join ${url}: "${rest[0]}"`)
+  if (rest !== null) throw new Error(`Cannot join ${path}: "${rest[0]}"`)
   // Only the entry may await at its top: everything else is imported by code that doesn't wait.
   return `const $${number} = once((${number === 0 ? 'async ' : ''}() => {${code}\nreturn { ${exported.join(', ')} } }))`
 }

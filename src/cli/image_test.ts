@@ -2,11 +2,10 @@
 
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { mkdtempSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, renameSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { pathToFileURL } from 'node:url'
 import { joinModules } from './image.ts'
 
 const SOURCES = {
@@ -40,7 +39,7 @@ function withSources(body: (folder: string, entry: string) => void): void {
   try {
     writeFileSync(join(folder, 'package.json'), '{"type":"module"}')
     for (const [name, source] of Object.entries(SOURCES)) writeFileSync(join(folder, name), source)
-    body(folder, pathToFileURL(join(folder, 'main.ts')).href)
+    body(folder, join(folder, 'main.ts'))
   } finally {
     rmSync(folder, { recursive: true })
   }
@@ -51,22 +50,37 @@ const run = (path: string): string => execFileSync(process.execPath, [path], { e
 test('joined modules do what they do apart', () => {
   withSources((folder, entry) => {
     assert.equal(run(join(folder, 'main.ts')), EXPECTED)
-    writeFileSync(join(folder, 'image.cjs'), joinModules(entry))
+    writeFileSync(join(folder, 'image.cjs'), joinModules(entry, folder))
     assert.equal(run(join(folder, 'image.cjs')), EXPECTED)
   })
 })
 
 test('an image whose sources have changed runs the sources', () => {
   withSources((folder, entry) => {
-    writeFileSync(join(folder, 'image.cjs'), joinModules(entry))
+    writeFileSync(join(folder, 'image.cjs'), joinModules(entry, folder))
     writeFileSync(join(folder, 'numbers.ts'), SOURCES['numbers.ts'].replace('21', '50'))
     utimesSync(join(folder, 'numbers.ts'), 1, 1)
     assert.equal(run(join(folder, 'image.cjs')), EXPECTED.replace('42', '100'))
   })
 })
 
+test('an image moves with its sources', () => {
+  withSources((folder, entry) => {
+    writeFileSync(join(folder, 'image.cjs'), joinModules(entry, folder))
+    const moved = `${folder}-moved`
+    renameSync(folder, moved)
+    try {
+      assert.equal(run(join(moved, 'image.cjs')), EXPECTED)
+      utimesSync(join(moved, 'numbers.ts'), 1, 1)
+      assert.equal(run(join(moved, 'image.cjs')), EXPECTED)
+    } finally {
+      renameSync(moved, folder)
+    }
+  })
+})
+
 test('the sources of Cellar can be joined', () => {
-  const image = joinModules(new URL('./main.ts', import.meta.url).href)
+  const image = joinModules(join(import.meta.dirname, 'main.ts'), tmpdir())
   assert.match(image, /cli\/run\.ts/)
   assert.doesNotMatch(image, /^(?:import|export) /m)
 })
@@ -74,6 +88,6 @@ test('the sources of Cellar can be joined', () => {
 test('a form that the image does not know is refused by name', () => {
   withSources((folder, entry) => {
     writeFileSync(join(folder, 'late.ts'), 'export default 1\n')
-    assert.throws(() => joinModules(entry), /late\.ts: "export default 1"/)
+    assert.throws(() => joinModules(entry, folder), /late\.ts: "export default 1"/)
   })
 })
