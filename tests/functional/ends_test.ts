@@ -117,7 +117,8 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
       running.child.kill(signal)
       const { status, stderr } = await running.ended
       assert.equal(status, { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 }[signal], stderr)
-      assert.match(stderr, /hypercalls +\d+: .*fd_write \d/)
+      // What it wrote may be seen here before the hypercall has answered, and is counted then.
+      assert.match(stderr, /hypercalls +[1-9]\d*: .*args_get 1/)
     }
   })
 }
