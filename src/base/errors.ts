@@ -4,12 +4,15 @@
 // period, use the active voice, and state the action and the offending value. Codes are stable: scripts match on them.
 // docs/reference/errors.md is generated from this table.
 
-type Entry = { exit: 1 | 2 | 125 | 126 | 127; message: (...values: never[]) => string; hint: string }
+type Entry = { exit: 124 | 125 | 126 | 127; message: (...values: never[]) => string; hint: string }
 
 const entry = <A extends readonly unknown[]>(exit: Entry['exit'], message: (...values: A) => string, hint: string) =>
   ({ exit, message, hint })
 
-/** Exit 125: we could not; 126: the program can't be run; 127: the program isn't there (as Docker and POSIX shells). */
+/**
+ * Exit 124: its time was up; 125: we could not; 126: the program can't be run; 127: the program isn't there (as Docker
+ * and POSIX shells).
+ */
 export const ERRORS = {
   USAGE: entry(125, (what: string) => what, "Run 'cellar help' or 'cellar COMMAND --help'"),
   FLAG_UNKNOWN: entry(125, (flag: string, near: string) => `Cannot use flag ${flag} as no such flag exists${near}`,
@@ -98,7 +101,7 @@ export const ERRORS = {
     'Check where stdout leads: a full disk, or a device that takes nothing'),
   GUEST_DEADLOCKED: entry(125, () => 'Stopped the guest as it waits for what can never happen',
     'The program polls only descriptors that are closed or ended'),
-  GUEST_TIMED_OUT: entry(125, (seconds: string) => `Stopped the guest as it ran for longer than --timeout ${seconds}`,
+  GUEST_TIMED_OUT: entry(124, (seconds: string) => `Stopped the guest as it ran for longer than --timeout ${seconds}`,
     'Raise --timeout'),
 } satisfies Record<string, Entry>
 

@@ -65,8 +65,10 @@ export class Cell {
     const context = new Context({ ...parts, memory: new GuestMemory(memory) })
     this.context = context
     const gate = this.#instantiateGate(parts)
-    const wasi: Record<string, WebAssembly.ImportValue> = {}
-    const imports: Record<string, Record<string, WebAssembly.ImportValue>> = { wasi_snapshot_preview1: wasi }
+    // Names are the guest's choice: without prototypes, none of them is one that JavaScript knows.
+    const wasi: Record<string, WebAssembly.ImportValue> = Object.create(null)
+    const imports: Record<string, Record<string, WebAssembly.ImportValue>> = Object.create(null)
+    imports['wasi_snapshot_preview1'] = wasi
     if (executable.memory !== undefined) imports[executable.memory.module] = { [executable.memory.name]: memory }
     const { preemption } = executable
     if (preemption !== undefined) (imports[preemption.module] ??= {})[preemption.name] = parts.control()
@@ -74,7 +76,8 @@ export class Cell {
       wasi[name] = isGated(name) ? gate[name]! : bind(name, context, this.counts, parts.tracer)
     }
     for (const { module, name } of executable.stubs) {
-      (imports[module] ??= {})[name] = (): void => {
+      const stubs = imports[module] ??= Object.create(null) as Record<string, WebAssembly.ImportValue>
+      stubs[name] = (): void => {
         context.stub = `${module}.${name}`;
         (gate['trap'] as () => void)()
       }

@@ -144,6 +144,14 @@ test('names that a guest chose do not reach a terminal as control characters', a
   assert.equal(outcome.kind === 'trap' ? outcome.reason : outcome.kind, 'called env.\\u{1b}[31mred, which is a stub')
 })
 
+test('a module can not reach a prototype of ours by the name of a stub', async () => {
+  const executable = await executableOfText(`(module (import "__proto__" "polluted" (func $f))
+    (import "constructor" "toString" (func)) (func (export "_start") (call $f)))`)
+  const outcome = await cellOf(new Pcpu(), executable).run()
+  assert.equal(outcome.kind === 'trap' ? outcome.reason : outcome.kind, 'called __proto__.polluted, which is a stub')
+  assert.equal((({}) as Record<string, unknown>)['polluted'], undefined)
+})
+
 test('of a variable that is given twice the later counts', async () => {
   const executable = await executableOfText('(module (memory 1) (func (export "_start")))')
   const env = [['A', '1'], ['B', '2'], ['A', '3']] as const

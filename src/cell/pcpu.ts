@@ -2,7 +2,8 @@
 //
 // A pCPU holds what its cells share: the buffers of the hypercall in progress, the clocks, the loaded hypercalls. The
 // foreground `cellar run` makes its main thread one; the host starts one worker for each core (pcpu_worker.ts).
-// Cells take turns at hypercalls that wait; a guest that never waits keeps its pCPU.
+// Cells take turns at hypercalls that wait, and those that are preemptible at the end of each quantum, too; any other
+// guest that never waits keeps its pCPU.
 
 import { WASM_PAGES_MAX } from '../base/limits.ts'
 import { hostClock } from '../services/clock/clock.ts'

@@ -57,8 +57,9 @@ export function readProgram(path: string): ProgramFile {
 /** Refuses a program that the hypervisor can't run, before anything of it runs. Throws CellarError. */
 export function checkProgram({ path, module }: ProgramFile, rules: ProgramRules): void {
   // A stub takes the place of what we don't have, never of a hypercall. Another type is another function.
-  const stubbed = (one: Import): boolean =>
-    one.kind === 'func' && !isHypercall(module, one) && isStubbed(one, rules.stubs)
+  const hypercalls = new Set(module.imports.filter((one) => isHypercall(module, one)).map(({ name }) => name))
+  const stubbed = (one: Import): boolean => one.kind === 'func' && isStubbed(one, rules.stubs) &&
+    !(knownHypercall(one) !== undefined && hypercalls.has(one.name))
   checkMemories(path, module)
   const open = module.imports.filter((one) => one.kind !== 'memory' && !stubbed(one))
   const thread = open.find((one) => one.module === 'wasi_thread_spawn' || THREAD_SPAWN.has(one.name))

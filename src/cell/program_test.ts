@@ -152,6 +152,9 @@ test('checkProgram allows unknown functions that are stubbed by module or by nam
   refused(`(import "${WASI}" "fd_write" (global i32))`, WASI, 'IMPORT_UNKNOWN')
   // A name of ours with another type is another function, hence may be stubbed.
   loadProgram(file(fields(`(import "${WASI}" "fd_write" (func))`)), { stubs: [WASI] })
+  // But not beside the hypercall itself: an import object has one place for both.
+  refused(`(import "${WASI}" "fd_close" (func (param i32) (result i32))) (import "${WASI}" "fd_close" (func))`,
+    WASI, 'IMPORT_TYPE_WRONG')
   loadProgram(file(fields('(import "wasi" "thread-spawn" (func (param i32) (result i32)))')), { stubs: ['wasi'] })
   refused('(memory 1 1 shared)', 'wasi', 'THREADS_UNSUPPORTED')
 })

@@ -62,8 +62,11 @@ export function parseFlags<T extends Record<string, Flag>>(argv: readonly string
       [token.rawName, didYouMean(token.name, Object.keys(table))])
     if (flag.value === undefined && token.value !== undefined) throw new CellarError('FLAG_VALUE_INVALID',
       [token.rawName, token.value, 'given alone: it is a switch'])
-    if (flag.value !== undefined && token.value === undefined) throw new CellarError('FLAG_VALUE_MISSING',
-      [token.rawName])
+    // The next word is no value if it looks like a flag: --env=-X says so if it is one.
+    const swallowed = token.inlineValue === false && /^-./.test(token.value)
+    if (flag.value !== undefined && (token.value === undefined || swallowed)) {
+      throw new CellarError('FLAG_VALUE_MISSING', [token.rawName])
+    }
     if (flag.many !== true && flags[token.name] !== undefined) throw new CellarError('FLAG_VALUE_INVALID',
       [token.rawName, token.value ?? '', 'given once'])
     ;(flags[token.name] ??= []).push(token.value ?? '')

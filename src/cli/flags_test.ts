@@ -57,6 +57,8 @@ const BAD: readonly [argv: string, code: ErrorCode, message: RegExp][] = [
   ['--stats --nonsense prog.wasm', 'FLAG_UNKNOWN', /--nonsense/],
   ['--memory', 'FLAG_VALUE_MISSING', /^Cannot use --memory without a value$/],
   ['--stats -e', 'FLAG_VALUE_MISSING', /^Cannot use -e without a value$/],
+  ['--env --stats prog.wasm', 'FLAG_VALUE_MISSING', /^Cannot use --env without a value$/],
+  ['--dir -m 1 prog.wasm', 'FLAG_VALUE_MISSING', /^Cannot use --dir without a value$/],
   ['--stats=yes prog.wasm', 'FLAG_VALUE_INVALID', /--stats "yes" as it must be given alone/],
   ['--memory 1 --memory 2 prog.wasm', 'FLAG_VALUE_INVALID', /--memory "2" as it must be given once$/],
   ['-m 1 --memory=1 prog.wasm', 'FLAG_VALUE_INVALID', /--memory "1" as it must be given once$/],

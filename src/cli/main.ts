@@ -2,7 +2,7 @@
 
 import { CellarError } from '../base/errors.ts'
 import { end } from './end.ts'
-import { print } from './print.ts'
+import { print, tell } from './print.ts'
 
 /** Commands in the order of the help. */
 const COMMANDS = {
@@ -52,7 +52,7 @@ async function main(argv: readonly string[]): Promise<number> {
 /** Tells of an error, the operator's or ours, and ends the process. */
 async function fail(error: unknown): Promise<void> {
   if (error instanceof CellarError) {
-    process.stderr.write(`cellar: ${error.message} [${error.code}]\n  hint: ${error.hint}\n`)
+    tell(error)
     return await end(error.exit)
   }
   const report = error instanceof Error ? error.stack : String(error)

@@ -1,4 +1,4 @@
-// cli/print.ts: what a command answers, on stdout.
+// cli/print.ts: what a command answers, on stdout, and what went wrong, on stderr.
 
 import { writeSync } from 'node:fs'
 import { EAGAIN, EPIPE, errnoOf } from '../base/errno.ts'
@@ -21,4 +21,9 @@ export function print(text: string): void {
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, RETRY_MS)
     }
   }
+}
+
+/** Tells the operator of an error, and what to do. */
+export function tell({ message, code, hint }: CellarError): void {
+  process.stderr.write(`cellar: ${message} [${code}]\n  hint: ${hint}\n`)
 }

@@ -12,9 +12,9 @@ import { HYPERCALL_NAMES } from '../cell/hypercalls.ts'
 import { loadExecutable } from '../cell/load.ts'
 import type { Report, Start } from '../cell/pcpu_worker.ts'
 import { endAbruptly } from './end.ts'
+import { tell } from './print.ts'
 import { report, type Launch } from './run.ts'
 
-const TIMED_OUT = 124
 /** Node's timers end here: 24 days. */
 const TIMER_MS_MAX = 0x7fffffff
 
@@ -32,11 +32,7 @@ export async function supervise(launch: Launch, { timeoutNs, stats, trace }: Opt
     const start: Start = { start: 0, executable, grants: launch.grants, calls: launch.calls, trace, counts }
     worker.postMessage(start)
     const { outcome, usage } = await firstEnd(worker, timeoutNs)
-    const status = outcome === 'timeout' ? TIMED_OUT : report(launch, outcome)
-    if (outcome === 'timeout') {
-      const { message, code } = new CellarError('GUEST_TIMED_OUT', [formatDuration(timeoutNs!)])
-      process.stderr.write(`cellar: ${message} [${code}]\n`)
-    }
+    const status = outcome === 'timeout' ? timedOut(timeoutNs!) : report(launch, outcome)
     if (stats) {
       const wallNs = (performance.now() - created) * 1e6
       const { user, system } = process.cpuUsage(cpuBefore)
@@ -49,6 +45,12 @@ export async function supervise(launch: Launch, { timeoutNs, stats, trace }: Opt
     void worker.terminate()
     endAbruptly()
   }
+}
+
+function timedOut(timeoutNs: number): number {
+  const error = new CellarError('GUEST_TIMED_OUT', [formatDuration(timeoutNs)])
+  tell(error)
+  return error.exit
 }
 
 async function firstEnd(worker: Worker, timeoutNs: number | undefined): Promise<Result> {

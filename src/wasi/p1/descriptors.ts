@@ -27,14 +27,19 @@ export class Descriptors {
   /** The entry of number `fd`, or undefined: EBADF. */
   get(fd: number): Entry | undefined { return this.#entries[fd >>> 0] }
 
+  /** True if no number is left: to be asked before something is opened or created for one. */
+  get full(): boolean {
+    while (this.#entries[this.#lowestFree] !== undefined) this.#lowestFree++
+    return this.#lowestFree >= DESCRIPTORS_MAX
+  }
+
   /** Gives `entry` the lowest free number. -EMFILE when the cell has DESCRIPTORS_MAX; the descriptor is then closed. */
   add(entry: Entry): number {
-    let fd = this.#lowestFree
-    while (this.#entries[fd] !== undefined) fd++
-    if (fd >= DESCRIPTORS_MAX) {
+    if (this.full) {
       entry.descriptor.close()
       return -EMFILE
     }
+    const fd = this.#lowestFree
     this.#entries[fd] = entry
     this.#lowestFree = fd + 1
     return fd

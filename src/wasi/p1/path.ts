@@ -7,7 +7,7 @@
 // (those of sockets, unknown bits) are not granted and not an error, since some runtimes ask for everything.
 
 import {
-  EACCES, EBADF, EINVAL, EISDIR, ENOTCAPABLE, ENOTDIR, EPERM, EROFS, ESUCCESS, ETXTBSY,
+  EACCES, EBADF, EINVAL, EISDIR, EMFILE, ENOTCAPABLE, ENOTDIR, EPERM, EROFS, ESUCCESS, ETXTBSY,
 } from '../../base/errno.ts'
 import { Directory, type OpenHow } from '../../services/file/directory.ts'
 
@@ -40,6 +40,7 @@ export function path_open(
   const rightsInheriting = inheritingLo & RIGHTS_POSSIBLE
   if (((rightsBase | rightsInheriting) & ~descriptors.get(fd)!.rightsInheriting) !== 0) return ENOTCAPABLE
 
+  if (descriptors.full) return EMFILE
   let opened = folder.open(path, howOf(dirflags, oflags, rightsBase, fdflags))
   if (typeof opened === 'number' && WRITE_REFUSED.has(-opened) && (rightsBase & abi.RIGHTS_FD_WRITE) === 0 &&
     (rightsBase & RIGHTS_WISHING_WRITE) !== 0) {

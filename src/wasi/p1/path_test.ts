@@ -4,7 +4,7 @@ import assert from 'node:assert/strict'
 import { existsSync, mkdirSync, readFileSync, readdirSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { test } from 'node:test'
 import {
-  EBADF, EEXIST, EFAULT, EINVAL, EISDIR, ELOOP, ENOENT, ENOTCAPABLE, ENOTDIR, EPERM, EROFS, ESUCCESS,
+  EBADF, EEXIST, EFAULT, EINVAL, EISDIR, ELOOP, EMFILE, ENOENT, ENOTCAPABLE, ENOTDIR, EPERM, EROFS, ESUCCESS,
 } from '../../base/errno.ts'
 import { FILETYPE_DIRECTORY, FILETYPE_REGULAR_FILE, FILETYPE_SYMBOLIC_LINK } from '../../services/descriptor.ts'
 import * as abi from './abi.ts'
@@ -114,6 +114,14 @@ test('path_open checks everything before it creates or truncates', { skip }, () 
   assert.equal(existsSync(guest.path('new')), false)
   assert.equal(readFileSync(guest.path('f'), 'utf8'), 'full')
   assert.equal(guest.descriptors.get(1), undefined)
+})
+
+test('path_open creates nothing when the guest has no number left', { skip }, () => {
+  using guest = new Guest()
+  const descriptor = { filetype: FILETYPE_REGULAR_FILE, close: () => {} }
+  while (!guest.descriptors.full) guest.descriptors.add({ descriptor, rightsBase: 0, rightsInheriting: 0, flags: 0 })
+  assert.equal(open(guest, 'new', { oflags: abi.OFLAGS_CREAT }), EMFILE)
+  assert.equal(existsSync(guest.path('new')), false)
 })
 
 test('path_open passes on flags: EXCL, TRUNC, DIRECTORY, following', { skip }, () => {
