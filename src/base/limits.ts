@@ -23,7 +23,7 @@ export const OPENAT2_TRIES_MAX = 16
 /** Descriptors of one cell. A connection needs one each; beyond it the guest gets EMFILE. */
 export const DESCRIPTORS_MAX = 65_536
 
-/** Entropy served per random_get chunk; a longer request is served in such steps. */
+/** Entropy served at once; a longer request is served in such steps, and others have the pCPU between them. */
 export const ENTROPY_BYTES_MAX = 65_536
 
 /** Subscriptions of one poll_oneoff: one for each descriptor, both directions, and a clock. */

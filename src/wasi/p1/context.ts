@@ -46,7 +46,10 @@ export class Context {
   /** The name of a stub that the guest called. */
   stub: string | undefined
 
-  /** When the hypercall in progress was first tried (monotonic ns), or -1. For poll_oneoff's relative clocks. */
+  /**
+   * What spans the tries of the hypercall in progress, or -1: when it was first tried (poll_oneoff: monotonic ns), how
+   * far it got (random_get: bytes).
+   */
   since = -1
   #operation: { done: boolean; result: number } | undefined
   readonly #queues: { forget?(waker: () => void): void }[] = []

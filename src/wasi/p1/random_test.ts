@@ -6,6 +6,7 @@ import { EFAULT, ESUCCESS } from '../../base/errno.ts'
 import { ENTROPY_BYTES_MAX } from '../../base/limits.ts'
 import { hostEntropy } from '../../services/entropy/entropy.ts'
 import { GuestMemory } from '../../services/guest_memory.ts'
+import { WAIT } from './context.ts'
 import { random_get } from './random.ts'
 import { answered, contextOf, MEMORY_BYTES } from './test_support.ts'
 
@@ -21,13 +22,18 @@ test('random_get fills the range and nothing else', () => {
   assert.deepEqual([...context.memory.at(98, 7)], [0, 0, 1, 1, 1, 0, 0])
 })
 
-test('random_get asks for no more than ENTROPY_BYTES_MAX at a time, and for everything', () => {
+test('random_get gives the others a turn after each ENTROPY_BYTES_MAX, and fills everything', async () => {
   const entropy = counting()
   const memory = new GuestMemory(new WebAssembly.Memory({ initial: 4 }))
   const context = contextOf({ entropy, memory })
   const length = 2 * ENTROPY_BYTES_MAX + 5
+  for (const steps of [1, 2]) {
+    assert.equal(random_get(context, 7, length), WAIT)
+    assert.equal(entropy.asked.length, steps)
+    await context.parked()
+  }
   assert.equal(random_get(context, 7, length), ESUCCESS)
-  assert.deepEqual(entropy.asked, [ENTROPY_BYTES_MAX, ENTROPY_BYTES_MAX, 5])
+  assert.deepEqual([entropy.asked, context.since], [[ENTROPY_BYTES_MAX, ENTROPY_BYTES_MAX, 5], -1])
   assert.deepEqual([memory.u8(6), memory.u8(7), memory.u8(7 + length - 1), memory.u8(7 + length)], [0, 1, 3, 0])
 })
 

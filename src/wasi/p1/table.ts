@@ -64,7 +64,7 @@ export const wasi_snapshot_preview1 = {
   proc_exit:               { ...call('proc', 'end', 'i32'), result: null },
   proc_raise:              call('proc', 'end', 'i32', 'full',
     'Ends the guest as the signal does by default; SIGCHLD, SIGURG, SIGWINCH and SIGCONT do nothing'),
-  random_get:              call('random', 'now', 'i32 i32'),
+  random_get:              call('random', 'wait', 'i32 i32'),
   sched_yield:             call('proc', 'wait', ''),
   sock_accept:             call('sock', 'wait', 'i32 i32 i32'),
   sock_recv:               call('sock', 'wait', 'i32 i32 i32 i32 i32 i32'),
