@@ -49,3 +49,12 @@ export const MODULE_BYTES_MAX = 1024 * 1024 * 1024
 
 /** Frames printed of a trap's stack. */
 export const TRAP_FRAMES_MAX = 64
+
+/**
+ * Entries by which the tables of a guest that shares its pCPU may grow, all together: some 30 MB of V8's heap, which no
+ * limit on the guest's memory bounds.
+ */
+export const TABLE_GROWTH_MAX = 1_000_000
+
+/** Entries that its tables may have from the start: V8 has no larger table. */
+export const TABLE_ENTRIES_MAX = 10_000_000

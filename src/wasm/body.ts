@@ -14,7 +14,7 @@ import { SECTION_CODE } from './encode.ts'
 import { sectionOf } from './module.ts'
 import type { Module } from './module.ts'
 import {
-  ENCODING, ENCODINGS, IMMEDIATES_MAX, INSTRUCTIONS, MEMARG_MEMORY, OPCODE_END, PREFIX_BASE, PREFIX_FIRST, REF,
+  BLOCK_EMPTY, ENCODING, ENCODINGS, IMMEDIATES_MAX, INSTRUCTIONS, MEMARG_MEMORY, OPCODE_END, PREFIX_BASE, PREFIX_FIRST, REF,
   REF_NULL, SLOTS, SLOTS_MAX,
 } from './opcodes.ts'
 import { MalformedModule, Reader } from './reader.ts'
@@ -334,8 +334,6 @@ export class BodyReader {
 const V128 = -5
 const HEAP_LAST = -0x0b
 const HEAP_FIRST = -0x18
-/** A block type without parameters and results. */
-const BLOCK_EMPTY = -0x40
 
 /** Catch clauses of try_table: 0 and 1 have a tag, catch_all and catch_all_ref don't. */
 const CATCH_ALL = 2

@@ -13,7 +13,7 @@ import {
   SECTION_START, SECTION_TABLE, SECTION_TAG, SECTION_TYPE,
 } from './encode.ts'
 import type {
-  Export, ExternKind, FuncType, Import, ImportType, Limits, Module, Section, TableType, Type,
+  DefinedTable, Export, ExternKind, FuncType, Import, ImportType, Limits, Module, Section, TableType, Type,
 } from './module.ts'
 import { MalformedModule, Reader } from './reader.ts'
 
@@ -244,13 +244,17 @@ function exportEntry(reader: Reader): Export {
   return { name, kind, index: reader.u32() }
 }
 
-function tableEntry(reader: Reader): TableType {
-  if (reader.bytes[reader.at] !== TABLE_WITH_INIT) return tableType(reader)
-  reader.u8()
-  if (reader.u8() !== 0) reader.fail('a table with an initial value is marked wrongly', reader.at - 1)
-  const type = tableType(reader)
-  skipConstantExpression(reader)
-  return type
+function tableEntry(reader: Reader): DefinedTable {
+  const initialised = reader.bytes[reader.at] === TABLE_WITH_INIT
+  if (initialised) {
+    reader.u8()
+    if (reader.u8() !== 0) reader.fail('a table with an initial value is marked wrongly', reader.at - 1)
+  }
+  const type = valueType(reader)
+  const limitsAt = reader.at
+  const table = { type, ...limits(reader, 'table'), limitsAt, limitsEnd: reader.at }
+  if (initialised) skipConstantExpression(reader)
+  return table
 }
 
 // §3.4.15: the few instructions that an initial value may consist of. Only their lengths matter here.

@@ -20,7 +20,7 @@ export type Module = {
   readonly imports: readonly Import[]
   /** Defined functions, without the imported ones; likewise tables, memories, globals and tags. */
   readonly functionCount: number
-  readonly tables: readonly TableType[]
+  readonly tables: readonly DefinedTable[]
   readonly memories: readonly MemoryType[]
   readonly globalCount: number
   readonly tagCount: number
@@ -66,6 +66,8 @@ export type Limits = {
 /** In pages of 64 KiB. */
 export type MemoryType = Limits
 export type TableType = Limits & { readonly type: string }
+/** With the bytes [limitsAt, limitsEnd) at which its limits are. */
+export type DefinedTable = TableType & { readonly limitsAt: number; readonly limitsEnd: number }
 
 /** The imports of one kind, in the order of their index space. */
 export function importsOf<K extends ExternKind>(module: Module, kind: K): Extract<Import, { kind: K }>[] {

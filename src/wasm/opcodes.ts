@@ -254,3 +254,5 @@ export const MEMARG_MEMORY = 0x40
 /** Codes of reference types, as signed numbers (§5.3.4): the heap type follows. */
 export const REF = -0x1c
 export const REF_NULL = -0x1d
+/** A block type without parameters and results. */
+export const BLOCK_EMPTY = -0x40
