@@ -19,6 +19,8 @@ const BENCHES = {
   idle: () => import('./idle.ts'),
   compute: () => import('./compute.ts'),
   preempt: () => import('./preempt.ts'),
+  kernels: () => import('./kernels.ts'),
+  decide: () => import('./decide.ts'),
 } as const
 
 const wanted = process.argv.slice(2)

@@ -19,14 +19,15 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   sys: ['base'],
   wasm: ['base'],
   translate: ['base', 'wasm'],
+  sched: ['base'],
   services: ['base', 'sys'],
   wasi: ['base', 'sys', 'wasm', 'services'],
-  cell: ['base', 'sys', 'wasm', 'translate', 'services', 'wasi'],
-  cli: ['base', 'sys', 'wasm', 'translate', 'services', 'wasi', 'cell'],
+  cell: ['base', 'sys', 'wasm', 'translate', 'sched', 'services', 'wasi'],
+  cli: ['base', 'sys', 'wasm', 'translate', 'sched', 'services', 'wasi', 'cell'],
 }
 
 /** Folders that run in any JavaScript engine: nothing of Node in them. */
-const PURE: readonly string[] = ['wasm', 'translate']
+const PURE: readonly string[] = ['wasm', 'translate', 'sched']
 
 /** Modules that one folder alone may import, and why. */
 const RESERVED: Record<string, { folder: string; instead: string }> = {

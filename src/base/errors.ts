@@ -51,6 +51,9 @@ export const ERRORS = {
   MODULE_INVALID: entry(126, (path: string, what: string) =>
     `Cannot run "${path}" as the module doesn't validate: ${what}`,
     "The compiler that made it is at fault, or a tool that changed it; 'wasm-validate' tells more"),
+  MODULE_UNBOUNDED: entry(126, (path: string, construct: string) =>
+    `Cannot share a pCPU with "${path}" as it uses ${construct}, which can't be kept within bounds`,
+    "Run it alone, without flags or a stack that share CPU; or accept that it may hold others up: 'unbounded: true'"),
   MODULE_INITIALISER_TRAPPED: entry(126, (path: string, what: string) =>
     `Cannot run "${path}" as it traps before its start: ${what}`,
     "A data or element segment doesn't fit: the compiler that made it is at fault, or a tool that changed it"),
@@ -94,6 +97,9 @@ export const ERRORS = {
 
   MANIFEST_INVALID: entry(125, (path: string, what: string) => `Cannot use manifest "${path}": ${what}`,
     'See docs/reference/manifest.md'),
+  RESERVATION_REFUSED: entry(125, (name: string, wanted: string, largest: string, total: string) =>
+    `Cannot reserve ${wanted} of a pCPU for "${name}": the most that one pCPU has left is ${largest}, of all ${total}`,
+    'Lower reservations, or give the stack more pCPUs: a cell runs on one of them'),
   EXPORT_UNKNOWN: entry(126, (path: string, name: string) =>
     `Cannot call "${name}" as "${path}" doesn't export such a function`,
     "'cellar inspect' lists the exports"),

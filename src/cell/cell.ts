@@ -8,13 +8,17 @@ import { CellarError } from '../base/errors.ts'
 import { nowNs } from '../base/stopwatch.ts'
 import { formatSize } from '../base/units.ts'
 import { WASM_PAGE_BYTES } from '../base/limits.ts'
+import { HYPERVISOR_MODULE } from '../wasm/prepare.ts'
 import { GuestMemory } from '../services/guest_memory.ts'
-import { Context, type End } from '../wasi/p1/context.ts'
+import { Context, type End, type Turn } from '../wasi/p1/context.ts'
 import type { Descriptors } from '../wasi/p1/descriptors.ts'
 import type { Executable } from './executable.ts'
 import { isGated } from './gate.ts'
 import { bind, HYPERCALL_NAMES, type Tracer } from './hypercalls.ts'
 import { describeTrap, type Trap } from './trap.ts'
+
+/** Instructions that a guest in fuel mode executes between two looks at who else wants the pCPU: under a millisecond. */
+const FUEL_SLICE = 1_000_000
 
 /** How a cell ended. */
 export type Outcome = End | Trap
@@ -31,6 +35,10 @@ export type Usage = {
   memoryBytes: number
   /** How often the vCPU was parked. */
   waits: number
+  /** How often it had to leave the pCPU to others. */
+  preemptions: number
+  /** Instructions that it executed, if it counts them (translate/fuel.ts). */
+  fuel?: number
   /** Answers, by hypercall. */
   hypercalls: Record<string, number>
 }
@@ -38,6 +46,8 @@ export type Usage = {
 /** What a cell is made of beside its program. */
 export type CellParts = Pick<Context, 'args' | 'env' | 'clock' | 'entropy' | 'iovecs'> & {
   readonly descriptors: Descriptors
+  /** When it runs; its own if nobody schedules. */
+  readonly turn?: Turn | undefined
   /** The pCPU's control memory: word 0 isn't 0 when the quantum has ended. */
   readonly control: () => WebAssembly.Memory
   /** Pages that its memory may grow to, at most WASM_PAGES_MAX. */
@@ -54,6 +64,8 @@ export class Cell {
   readonly instance: WebAssembly.Instance
   readonly #executable: Executable
   readonly #createdAt = nowNs()
+  #fuel: WebAssembly.Global<'i32'> | undefined
+  #fuelGiven = 0
   #startedAt = 0
   #endedAt = 0
 
@@ -71,7 +83,7 @@ export class Cell {
     imports['wasi_snapshot_preview1'] = wasi
     if (executable.memory !== undefined) imports[executable.memory.module] = { [executable.memory.name]: memory }
     const { preemption } = executable
-    if (preemption !== undefined) (imports[preemption.module] ??= {})[preemption.name] = parts.control()
+    if (preemption?.control !== undefined) (imports[HYPERVISOR_MODULE] ??= {})[preemption.control] = parts.control()
     for (const name of executable.hypercalls) {
       wasi[name] = isGated(name) ? gate[name]! : bind(name, context, this.counts, parts.tracer)
     }
@@ -85,6 +97,8 @@ export class Cell {
     this.instance = instantiate(executable, imports)
     if (preemption !== undefined) {
       (this.instance.exports[preemption.table] as WebAssembly.Table).set(0, gate['preempted'])
+      if (preemption.fuel !== undefined) this.#fuel = this.instance.exports[preemption.fuel] as WebAssembly.Global<'i32'>
+      this.#refuel()
     }
   }
 
@@ -111,18 +125,26 @@ export class Cell {
     const { context } = this
     const enter = WebAssembly.promising(this.instance.exports[name] as (...args: unknown[]) => unknown) as
       (...args: unknown[]) => Promise<unknown>
+    const { turn } = context
+    const begun = turn.begin()
+    if (begun !== undefined) await begun
+    // Stopped before its first instruction, or between two calls.
+    if (context.end !== undefined) throw new Error('stopped')
     this.#startedAt ||= nowNs()
-    context.enter()
+    turn.enter()
     try {
       return await enter(...args)
     } finally {
-      context.leave()
+      turn.leave()
     }
   }
 
   /** Closes its descriptors. Idempotent. */
   release(): void {
-    if (this.#endedAt === 0) this.#endedAt = nowNs()
+    if (this.#endedAt === 0) {
+      this.#endedAt = nowNs()
+      this.context.turn.end()
+    }
     this.context.descriptors.closeAll()
   }
 
@@ -132,30 +154,36 @@ export class Cell {
     this.counts.forEach((count, i) => { if (count > 0) hypercalls[HYPERCALL_NAMES[i]!] = count })
     return {
       startNs: this.#startedAt - this.#createdAt,
-      cpuNs: this.context.chargedNs,
+      cpuNs: this.context.turn.cpuNs(),
       wallNs: (this.#endedAt || nowNs()) - this.#createdAt,
       memoryBytes: this.context.memory.memory.buffer.byteLength,
       waits: this.context.waits,
+      preemptions: this.context.preemptions,
+      ...(this.#fuel === undefined ? {} : { fuel: this.#fuelGiven - this.#fuel.value }),
       hypercalls,
     }
   }
 
-  #instantiateGate({ tracer, control }: CellParts): Record<string, WebAssembly.ExportValue> {
+  /** Of a guest that counts what it executes. */
+  #refuel(): void {
+    if (this.#fuel === undefined) return
+    this.#fuel.value += FUEL_SLICE
+    this.#fuelGiven += FUEL_SLICE
+  }
+
+  #instantiateGate({ tracer }: CellParts): Record<string, WebAssembly.ExportValue> {
     const { context, counts } = this
     const hypercall: Record<string, WebAssembly.ImportValue> = {}
     for (const name of this.#executable.hypercalls) {
       if (isGated(name)) hypercall[name] = bind(name, context, counts, tracer)
     }
     const vcpu: Record<string, WebAssembly.ImportValue> = {
-      wait: new WebAssembly.Suspending(() => {
-        context.leave(); return context.parked() }) as unknown as WebAssembly.ImportValue,
-      resumed: () => { context.enter(); return context.end === undefined ? 0 : 1 },
+      wait: new WebAssembly.Suspending(() => context.parked()) as unknown as WebAssembly.ImportValue,
+      resumed: () => { context.turn.enter(); return context.end === undefined ? 0 : 1 },
     }
     if (this.#executable.preemption !== undefined) {
-      const word = new Int32Array(control().buffer, 0, 1)
       vcpu['preempt'] = new WebAssembly.Suspending(() => {
-        Atomics.store(word, 0, 0)
-        context.leave()
+        this.#refuel()
         return context.preempted()
       }) as unknown as WebAssembly.ImportValue
     }

@@ -21,12 +21,12 @@ export type Executable = {
     undefined } | undefined
   /** The export to call before anything else: what was the module's start function. */
   readonly start: string | undefined
-  /** Present if the module was translated to be preempted (translate/preempt.ts). */
+  /** Present if the module was translated to be preempted (translate/translate.ts). */
   readonly preemption?: {
-    /** The import that is its pCPU's control memory. */
-    readonly module: string; readonly name: string
-    /** The export that is the table of where it goes when its quantum has ended. */
+    /** The export that is the table of where it goes when its time is over. */
     readonly table: string
+    /** The import that is its pCPU's control memory, or the export that is its fuel. */
+    readonly control?: string; readonly fuel?: string
   }
   /** A byte offset in the module's code, less this, is one in the program's file; undefined: they don't correspond. */
   readonly codeOffsetDelta: number | undefined

@@ -11,6 +11,7 @@ import type { Descriptor } from '../services/descriptor.ts'
 import { hostEntropy } from '../services/entropy/entropy.ts'
 import { Iovecs } from '../services/iovecs.ts'
 import { RIGHTS_DIRECTORY, RIGHTS_FILE, RIGHTS_LISTENER, RIGHTS_SOCKET, RIGHTS_STREAM } from '../wasi/p1/abi.ts'
+import type { Turn } from '../wasi/p1/context.ts'
 import { Descriptors } from '../wasi/p1/descriptors.ts'
 import { Cell, type CellParts } from './cell.ts'
 import type { Executable } from './executable.ts'
@@ -32,8 +33,15 @@ export type Grants = {
 /** The three streams of a cell's console. */
 export type Console = { readonly stdin: Descriptor; readonly stdout: Descriptor; readonly stderr: Descriptor }
 
-/** How a cell is watched: a tracer, and where its answers are counted (by HYPERCALL_NAMES). */
-export type Watch = { readonly tracer?: Tracer | undefined; readonly counts?: Uint32Array }
+/** How a cell is watched and scheduled: a tracer, where its answers are counted (by HYPERCALL_NAMES), its turn. */
+export type Watch = {
+  readonly tracer?: Tracer | undefined; readonly counts?: Uint32Array; readonly turn?: Turn | undefined
+}
+
+/** A pCPU's control memory: shared with the thread that keeps the time (alarm.ts). */
+export function newControl(): WebAssembly.Memory {
+  return new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true })
+}
 
 /** One thread's share of the hypervisor. */
 export class Pcpu {
@@ -41,9 +49,13 @@ export class Pcpu {
   readonly #clock = hostClock()
   #control: WebAssembly.Memory | undefined
 
-  /** Shared with the thread that keeps the time: it sets word 0 when a quantum ends (timer_worker.ts). */
+  /** `control`: made by another thread. Default: made when the first cell needs it. */
+  constructor(control?: WebAssembly.Memory) {
+    this.#control = control
+  }
+
   get control(): WebAssembly.Memory {
-    return this.#control ??= new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true })
+    return this.#control ??= newControl()
   }
 
   /**
@@ -67,7 +79,7 @@ export class Pcpu {
   /**
    * As `create`, with descriptors that are already open and hypercalls that are already loaded: one synchronous step.
    */
-  createNow(executable: Executable, grants: Grants, descriptors: Descriptors, { tracer, counts }: Watch = {}): Cell {
+  createNow(executable: Executable, grants: Grants, descriptors: Descriptors, { tracer, counts, turn }: Watch = {}): Cell {
     const parts: CellParts = {
       args: grants.args.map(terminated),
       // Of a variable that is given twice the later counts.
@@ -78,6 +90,7 @@ export class Pcpu {
       descriptors,
       memoryPagesMax: grants.memoryPagesMax ?? WASM_PAGES_MAX,
       control: () => this.control,
+      turn,
       tracer,
       counts: counts ?? new Uint32Array(HYPERCALL_NAMES.length),
     }

@@ -1,43 +1,27 @@
 // cell/preemptible_test.ts: cells that share a pCPU by force.
 
 import assert from 'node:assert/strict'
-import { once } from 'node:events'
+import { spawnSync } from 'node:child_process'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
-import { Worker } from 'node:worker_threads'
 import { OutputBuffer } from '../services/console/console.ts'
 import { loadHypercalls } from './hypercalls.ts'
 import { loadExecutable } from './load.ts'
 import { Pcpu } from './pcpu.ts'
 import { loadPreemptible } from './preemptible.ts'
-import { cellOf } from './test_support.ts'
-import type { Timer } from './timer_worker.ts'
+import { cellOf, withScheduledPcpu } from './test_support.ts'
 
 const guest = (name: string): string => fileURLToPath(new URL(`../../guests/${name}.wasm`, import.meta.url))
-
-/** Runs `body` with a pCPU whose quanta end each `quantumMs`. */
-async function withTimer(quantumMs: number, body: (pcpu: Pcpu) => Promise<void>): Promise<void> {
-  const pcpu = new Pcpu()
-  const timer: Timer = { quantumMs }
-  const worker = new Worker(new URL('./timer_worker.ts', import.meta.url), { workerData: timer })
-  try {
-    await once(worker, 'online')
-    worker.postMessage(pcpu.control.buffer)
-    await body(pcpu)
-  } finally {
-    await worker.terminate()
-  }
-}
 
 // Also the proof that compiled code sees a flag that another thread sets: spin.wasm would never return.
 test('a guest that never ends lets its neighbours end, and is stopped from its own thread', async () => {
   const [spin, primes] = [loadPreemptible(guest('spin')), loadPreemptible(guest('primes'))]
   await loadHypercalls([...spin.hypercalls, ...primes.hypercalls])
-  await withTimer(2, async (pcpu) => {
-    const hog = cellOf(pcpu, spin, { args: ['spin'] })
+  await withScheduledPcpu(2e6, async (pcpu, dispatcher) => {
+    const hog = cellOf(pcpu, spin, { args: ['spin'], turn: dispatcher.admit() })
     const hogged = hog.run()
     const stdout = new OutputBuffer(100)
-    const neighbour = cellOf(pcpu, primes, { args: ['primes', '2000000'], stdout })
+    const neighbour = cellOf(pcpu, primes, { args: ['primes', '2000000'], stdout, turn: dispatcher.admit() })
     assert.deepEqual(await neighbour.run(), { kind: 'exit', code: 0 })
     assert.equal(stdout.take().toString(), '148933\n')
     assert.ok(hog.context.preemptions > 0, 'the hog had to leave')
@@ -46,17 +30,55 @@ test('a guest that never ends lets its neighbours end, and is stopped from its o
   })
 })
 
-test('two guests that compute take turns and get the same answers as alone', async () => {
-  const [alone, shared] = [loadExecutable(guest('primes')), loadPreemptible(guest('primes'))]
-  await loadHypercalls(alone.hypercalls)
-  const outputOf = async (pcpu: Pcpu, executable: typeof alone, limit: number): Promise<string> => {
-    const stdout = new OutputBuffer(100)
-    await cellOf(pcpu, executable, { args: ['primes', String(limit)], stdout }).run()
-    return stdout.take().toString()
-  }
-  const limits = [3_000_000, 3_000_001, 2_500_000]
-  const expected = await Promise.all(limits.map((limit) => outputOf(new Pcpu(), alone, limit)))
-  await withTimer(1, async (pcpu) => {
-    assert.deepEqual(await Promise.all(limits.map((limit) => outputOf(pcpu, shared, limit))), expected)
+for (const mode of ['preempt', 'fuel'] as const) {
+  test(`guests that compute in ${mode} mode take turns and get the same answers as alone`, async () => {
+    const [alone, shared] = [loadExecutable(guest('primes')), loadPreemptible(guest('primes'), undefined, { mode })]
+    await loadHypercalls(alone.hypercalls)
+    const limits = [3_000_000, 3_000_001, 2_500_000]
+    const expected = await Promise.all(limits.map(async (limit) => {
+      const stdout = new OutputBuffer(100)
+      await cellOf(new Pcpu(), alone, { args: ['primes', String(limit)], stdout }).run()
+      return stdout.take().toString()
+    }))
+    await withScheduledPcpu(1e6, async (pcpu, dispatcher) => {
+      const outputs = await Promise.all(limits.map(async (limit) => {
+        const stdout = new OutputBuffer(100)
+        const turn = dispatcher.admit()
+        await cellOf(pcpu, shared, { args: ['primes', String(limit)], stdout, turn }).run()
+        return stdout.take().toString()
+      }))
+      assert.deepEqual(outputs, expected)
+    })
   })
+}
+
+test('the fuel that a guest takes is the same alone and among others', async () => {
+  const primes = loadPreemptible(guest('primes'), undefined, { mode: 'fuel' })
+  await loadHypercalls(primes.hypercalls)
+  const fuelAmong = async (others: number): Promise<number> => {
+    let fuel = 0
+    await withScheduledPcpu(1e6, async (pcpu, dispatcher) => {
+      const run = async (): Promise<void> => {
+        const cell = cellOf(pcpu, primes, { args: ['primes', '1000000'], turn: dispatcher.admit() })
+        await cell.run()
+        fuel = cell.usage().fuel!
+      }
+      await Promise.all(Array.from({ length: others + 1 }, run))
+    })
+    return fuel
+  }
+  const alone = await fuelAmong(0)
+  assert.ok(alone > 1_000_000, String(alone))
+  assert.equal(await fuelAmong(3), alone)
 })
+
+// Should V8 come to hoist the load of the control word out of loops, this would never end. The loop has no store and
+// no call that might keep it from doing so, but for the check's own.
+for (const flags of [['--no-liftoff'], ['--liftoff-only', '--no-wasm-tier-up'], ['--wasm-tiering-budget=1000']]) {
+  test(`a word that another thread sets stops a loop under ${flags.join(' ')}`, { timeout: 30_000 }, () => {
+    const script = fileURLToPath(new URL('./visibility_test_support.ts', import.meta.url))
+    const { status, stderr } = spawnSync(process.execPath,
+      ['--disable-warning=ExperimentalWarning', ...flags, script], { encoding: 'utf8', timeout: 20_000 })
+    assert.equal(status, 0, stderr)
+  })
+}

@@ -1,16 +1,21 @@
 // cell/test_support.ts: guests written in the text format, for tests and benches.
 
+import { once } from 'node:events'
+import { Worker } from 'node:worker_threads'
 import wabt from 'wabt'
 import { nullConsole } from '../services/console/console.ts'
 import { Descriptors, type Entry } from '../wasi/p1/descriptors.ts'
 import type { HypercallName } from '../wasi/p1/table.ts'
 import { decodeModule } from '../wasm/decode.ts'
+import { Alarm, newBell } from './alarm.ts'
 import type { Cell } from './cell.ts'
+import { Dispatcher, type ScheduledTurn } from './dispatcher.ts'
 import type { Executable } from './executable.ts'
 import { loadHypercalls } from './hypercalls.ts'
 import { executableOf } from './load.ts'
-import { addStreams, type Console, type Pcpu, type Watch } from './pcpu.ts'
+import { addStreams, Pcpu, type Console, type Watch } from './pcpu.ts'
 import { compileProgram } from './program.ts'
+import type { Timer } from './timer_worker.ts'
 
 /** An executable of a module in the text format, its hypercalls loaded. Unknown imports become stubs. */
 export async function executableOfText(text: string): Promise<Executable> {
@@ -25,19 +30,38 @@ export async function executableOfText(text: string): Promise<Executable> {
 /** What a test's cell has: streams (default: leading nowhere), descriptors from 3 upwards, arguments. */
 export type Fixture = Partial<Console> & {
   readonly entries?: readonly Entry[]; readonly args?: readonly string[]; readonly watch?: Watch
+  readonly turn?: ScheduledTurn
 }
 
 /** A cell of `executable` on `pcpu`. */
 export function cellOf(pcpu: Pcpu, executable: Executable, fixture: Fixture = {}): Cell {
-  const { entries = [], args = ['guest'], watch, ...streams } = fixture
+  const { entries = [], args = ['guest'], watch, turn, ...streams } = fixture
   const descriptors = new Descriptors()
   addStreams(descriptors, { stdin: nullConsole, stdout: nullConsole, stderr: nullConsole, ...streams })
   for (const entry of entries) descriptors.add(entry)
-  return pcpu.createNow(executable, { args, env: [], memoryPagesMax: 16 }, descriptors, watch)
+  return pcpu.createNow(executable, { args, env: [], memoryPagesMax: 16 }, descriptors,
+    { ...watch, turn })
 }
 
 /** The text of an import of a hypercall, named as it is. */
 export function importOf(name: HypercallName, params: string, result = '(result i32)'): string {
   const list = params === '' ? '' : `(param ${params})`
   return `(import "wasi_snapshot_preview1" "${name}" (func $${name} ${list} ${result}))`
+}
+
+/** Runs `body` with this thread as a pCPU whose cells share it by quanta. */
+export async function withScheduledPcpu(
+  quantumNs: number, body: (pcpu: Pcpu, dispatcher: Dispatcher) => Promise<void>,
+): Promise<void> {
+  const pcpu = new Pcpu()
+  const bell = newBell()
+  const control = pcpu.control.buffer as unknown as SharedArrayBuffer
+  const timer: Timer = { controls: [control], bell }
+  const worker = new Worker(new URL('./timer_worker.ts', import.meta.url), { workerData: timer })
+  try {
+    await once(worker, 'online')
+    await body(pcpu, new Dispatcher(new Alarm(new Int32Array(control), bell), quantumNs))
+  } finally {
+    await worker.terminate()
+  }
 }

@@ -1,17 +1,12 @@
-// cell/timer_worker.ts: ends quanta: sets the control word of every pCPU at each tick.
+// cell/timer_worker.ts: the thread that keeps the time for all pCPUs of a process (alarm.ts).
 //
-// Its own thread, since a pCPU that is kept busy has no time to look at a clock. A word that is set stays set until the
-// guest that runs there looks at it; a pCPU on which nobody runs pays nothing.
+// Its own thread, since a pCPU that is kept busy has no time to look at a clock.
 
-import { parentPort, workerData } from 'node:worker_threads'
+import { workerData } from 'node:worker_threads'
+import { keepTime } from './alarm.ts'
 
-/** What the timer is started with (workerData). */
-export type Timer = { readonly quantumMs: number }
+/** What the timer is started with (workerData): the control memories of the pCPUs, and newBell(). */
+export type Timer = { readonly controls: readonly SharedArrayBuffer[]; readonly bell: SharedArrayBuffer }
 
-// Owner → worker: a pCPU's control memory.
-const words: Int32Array[] = []
-parentPort!.on('message', (control: SharedArrayBuffer) => { words.push(new Int32Array(control, 0, 1)) })
-
-setInterval(() => {
-  for (const word of words) Atomics.store(word, 0, 1)
-}, (workerData as Timer).quantumMs)
+const { controls, bell } = workerData as Timer
+keepTime(controls.map((control) => new Int32Array(control)), bell)

@@ -82,7 +82,8 @@ async function firstEnd(worker: Worker, timeoutNs: number | undefined): Promise<
 function interrupted(counts: Uint32Array, wallNs: number, cpuNs: number): Usage {
   const hypercalls: Record<string, number> = {}
   counts.forEach((count, i) => { if (count > 0) hypercalls[HYPERCALL_NAMES[i]!] = count })
-  return { startNs: Number.NaN, cpuNs, wallNs, memoryBytes: Number.NaN, waits: Number.NaN, hypercalls }
+  return { startNs: Number.NaN, cpuNs, wallNs, memoryBytes: Number.NaN, waits: Number.NaN,
+    preemptions: Number.NaN, hypercalls }
 }
 
 function figures(program: string, status: number, usage: Usage): string {

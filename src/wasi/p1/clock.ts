@@ -16,7 +16,7 @@ export function clock_time_get(context: Context, id: number, _precisionLo: numbe
   const { memory } = context
   const at = memory.check(out, 8)
   if (id === CLOCKID_MONOTONIC || id === CLOCKID_REALTIME) memory.view.setBigUint64(at, context.clock.time(id), true)
-  else if (id >>> 0 <= CLOCKID_THREAD_CPUTIME_ID) memory.setU64Number(at, Math.round(context.cpuTime()))
+  else if (id >>> 0 <= CLOCKID_THREAD_CPUTIME_ID) memory.setU64Number(at, Math.round(context.turn.cpuNs()))
   else return EINVAL
   return ESUCCESS
 }

@@ -9,12 +9,12 @@
 //   STOP  the guest ends here: `end` says how. The gate traps, which no guest code can catch.
 // A GuestFault thrown by the memory is answered as EFAULT by the dispatcher.
 
-import { nowNs } from '../../base/stopwatch.ts'
 import type { Clock } from '../../services/clock/clock.ts'
 import type { Entropy } from '../../services/entropy/entropy.ts'
 import type { GuestMemory } from '../../services/guest_memory.ts'
 import type { Iovecs } from '../../services/iovecs.ts'
 import type { Descriptors } from './descriptors.ts'
+import { OwnTurn } from './own_turn.ts'
 
 /** Answer of a hypercall that has to wait. */
 export const WAIT = -1
@@ -27,6 +27,28 @@ export type End = { kind: 'exit'; code: number } | { kind: 'signal'; signal: num
 /** A hypercall: see the head of this file. */
 export type Hypercall = (context: Context, ...args: number[]) => number
 
+/** A vCPU's place on its pCPU: when it runs, and what it is charged. Times in nanoseconds. */
+export interface Turn {
+  /** It wants to run: resolves when it may. undefined: it may at once. */
+  begin(): Promise<void> | undefined
+  /** It runs: from here its time is charged. */
+  enter(): void
+  /** It has run to the end of what it was called for. */
+  leave(): void
+  /** It leaves the pCPU until it is woken; resolves when it may go on. */
+  park(): Promise<void>
+  /** It leaves the pCPU to others; resolves when it may go on. */
+  yield(): Promise<void>
+  /** What it waited for is there. Nothing happens if it doesn't wait. */
+  wake(): void
+  /** Calls `wake` after `ns` nanoseconds; the result calls that off. */
+  after(ns: number, wake: () => void): () => void
+  /** The CPU time that it was charged, up to now. */
+  cpuNs(): number
+  /** It will never run again. */
+  end(): void
+}
+
 /** What a cell gives to its hypercalls. */
 export class Context {
   readonly memory: GuestMemory
@@ -38,6 +60,7 @@ export class Context {
   readonly entropy: Entropy
   /** Shared by the cells of a pCPU; valid within one hypercall. */
   readonly iovecs: Iovecs
+  readonly turn: Turn
 
   /** Set before STOP is answered. */
   end: End | undefined
@@ -53,11 +76,8 @@ export class Context {
   since = -1
   #operation: { done: boolean; result: number } | undefined
   readonly #queues: { forget?(waker: () => void): void }[] = []
-  #timer: NodeJS.Timeout | NodeJS.Immediate | undefined
-  #parked: ((value: void) => void) | undefined
+  #callOff: (() => void) | undefined
   #awake = true
-  #runNs = 0
-  #runningSince = 0
   /** How often the vCPU was parked. */
   waits = 0
 
@@ -67,16 +87,16 @@ export class Context {
     this.#awake = true
     for (const queue of this.#queues) queue.forget?.(this.wake)
     this.#queues.length = 0
-    if (this.#timer !== undefined) {
-      clearTimeout(this.#timer as NodeJS.Timeout)
-      clearImmediate(this.#timer as NodeJS.Immediate)
-      this.#timer = undefined
-    }
-    this.#parked?.()
-    this.#parked = undefined
+    this.#callOff?.()
+    this.#callOff = undefined
+    this.turn.wake()
   }
 
-  constructor(parts: Pick<Context, 'memory' | 'descriptors' | 'args' | 'env' | 'clock' | 'entropy' | 'iovecs'>) {
+  constructor(
+    parts: Pick<Context, 'memory' | 'descriptors' | 'args' | 'env' | 'clock' | 'entropy' | 'iovecs'> &
+      { readonly turn?: Turn | undefined },
+  ) {
+    this.turn = parts.turn ?? new OwnTurn()
     this.memory = parts.memory
     this.descriptors = parts.descriptors
     this.args = parts.args
@@ -107,8 +127,7 @@ export class Context {
   /** Waits for at most `ns` nanoseconds; may be combined with the others: the first to come wakes. */
   awaitTimer(ns: number): typeof WAIT {
     this.#awake = false
-    // Node's timers have 1 ms and may fire a little early, so the last millisecond is waited out turn by turn.
-    this.#timer = ns < 1e6 ? setImmediate(this.wake) : setTimeout(this.wake, Math.min(Math.floor(ns / 1e6), 0x7fffffff))
+    this.#callOff = this.turn.after(ns, this.wake)
     return WAIT
   }
 
@@ -143,25 +162,13 @@ export class Context {
   /** For the gate's `preempt`: resolves when the others on the pCPU had their turn. */
   preempted(): Promise<void> {
     this.preemptions++
-    return new Promise((resolve) => { setImmediate(resolve) })
+    return this.turn.yield()
   }
-
-  /** The vCPU goes on: from here its time is charged. */
-  enter(): void { this.#runningSince = nowNs() }
-
-  /** The vCPU has left the pCPU. */
-  leave(): void { this.#runNs += nowNs() - this.#runningSince }
-
-  /** CPU time of the vCPU so far, in ns. Only while it runs. */
-  cpuTime(): number { return this.#runNs + nowNs() - this.#runningSince }
-
-  /** CPU time charged, in ns. Only while it doesn't run. */
-  get chargedNs(): number { return this.#runNs }
 
   /** For the gate's `wait`: resolves when the vCPU may try its hypercall again. */
   parked(): Promise<void> {
     this.waits++
-    return this.#awake ? AWAKE : new Promise((resolve) => { this.#parked = resolve })
+    return this.#awake ? this.turn.yield() : this.turn.park()
   }
 
   /** Stops a parked guest from outside: it doesn't go on. */
@@ -171,5 +178,3 @@ export class Context {
     this.wake()
   }
 }
-
-const AWAKE = Promise.resolve()
