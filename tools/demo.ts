@@ -14,7 +14,7 @@ import { type Outcome, type Usage } from '../src/cell/cell.ts'
 import { runLibrary, type Call } from '../src/cell/library.ts'
 import { loadExecutable } from '../src/cell/load.ts'
 import { Pcpu, type Grants } from '../src/cell/pcpu.ts'
-import { readLaunch } from '../src/cli/manifest.ts'
+import { readManifest } from '../src/cli/manifest.ts'
 import { nullConsole, OutputBuffer } from '../src/services/console/console.ts'
 import { compileSteps, LLVM_WASM, unpackResources } from './clang.ts'
 
@@ -87,7 +87,8 @@ begin; File.read("/etc/passwd"); rescue => error; puts "outside: #{error.class}"
 `)
   const granted = { args: [], env: [], volumes: [{ host: folder, guest: '/work', readOnly: false }] }
   const added = { args: ['/work/notes.rb'], granted, stubs: [] }
-  await runGuest('ruby', readLaunch(join(ROOT, 'examples/ruby.yaml'), added))
+  const ruby = readManifest(join(ROOT, 'examples/ruby.yaml'), added)
+  if ('launch' in ruby) await runGuest('ruby', ruby.launch)
 }
 
 async function javascript(folder: string): Promise<void> {

@@ -58,3 +58,21 @@ export const TABLE_GROWTH_MAX = 1_000_000
 
 /** Entries that its tables may have from the start: V8 has no larger table. */
 export const TABLE_ENTRIES_MAX = 10_000_000
+
+/** A line of a guest's output that is labelled: who writes more without an end of line gets several lines. */
+export const LINE_BYTES_MAX = 65_536
+
+/** The quantum: what is lost by switching is a thousandth of it, and I/O waits for no more than it. */
+export const QUANTUM_NS_DEFAULT = 1_000_000
+/** A shorter quantum would be spent on switching, a longer one felt by people. */
+export const QUANTUM_NS_MIN = 100_000
+export const QUANTUM_NS_MAX = 1_000_000_000
+
+/** Copies of a cell in a stack: a process has room for 12,000 cells. */
+export const COPIES_MAX = 10_000
+
+/** pCPUs of a stack. */
+export const PCPUS_MAX = 256
+
+/** Shares of a cell or a pool: cgroup v2's cpu.weight has the same range. */
+export const SHARES_MAX = 10_000

@@ -17,6 +17,14 @@ export function parseDuration(text: string): number | undefined {
   return parse(text, DURATIONS_NS)
 }
 
+/** pCPUs of '25%', '0.25', '1.5', above 0; undefined if it isn't a part of a CPU. */
+export function parseCpu(text: string): number | undefined {
+  const match = /^(\d+(?:\.\d+)?)\s*(%?)$/.exec(text.trim())
+  if (match === null) return undefined
+  const cpus = Number(match[1]) / (match[2] === '%' ? 100 : 1)
+  return cpus > 0 ? cpus : undefined
+}
+
 /** '64 MiB', '1.5 KiB': IEC units, for people. */
 export function formatSize(bytes: number): string {
   const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB']

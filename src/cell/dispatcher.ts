@@ -40,6 +40,10 @@ export class Dispatcher {
     return new ScheduledTurn(this, (turn) => this.queue.addCell(pool, terms, nowNs(), turn))
   }
 
+  addPool(terms: Terms): Node<ScheduledTurn> {
+    return this.queue.addPool(this.queue.root, terms, nowNs())
+  }
+
   setTerms(node: Node<ScheduledTurn>, terms: Terms): void {
     this.queue.setTerms(node, terms, nowNs())
     this.#changed()

@@ -1,54 +1,178 @@
 // cell/pcpu_worker.ts: a pCPU as a worker thread, and the messages that drive it.
 //
-// The thread that owns it posts `start`, and gets back what became of each cell. Counters lie in shared memory, so that
-// the owner can read them while a guest keeps this thread busy.
+// The thread that owns it (stack.ts) posts commands, and gets back what became of each cell. Counters lie in shared
+// memory, so that the owner can read them while a guest keeps this thread busy. Where cells share the pCPU by force the
+// owner rings the alarm with each message, or a guest that is alone would not let it be read.
 
-import { parentPort } from 'node:worker_threads'
+import { parentPort, workerData } from 'node:worker_threads'
 import { CellarError } from '../base/errors.ts'
 import { StandardInput, StandardOutput } from '../services/console/stdio.ts'
-import type { Outcome, Usage } from './cell.ts'
+import { nullConsole } from '../services/console/console.ts'
+import type { Node, Terms } from '../sched/node.ts'
+import type { Account } from '../sched/run_queue.ts'
+import type { End } from '../wasi/p1/context.ts'
+import { Alarm } from './alarm.ts'
+import type { Cell, Outcome, Usage } from './cell.ts'
+import { Dispatcher, type ScheduledTurn } from './dispatcher.ts'
 import type { Executable } from './executable.ts'
 import type { Call } from './library.ts'
-import { flushed, Pcpu, type Grants } from './pcpu.ts'
+import { flushed, Pcpu, type Console, type Grants } from './pcpu.ts'
 
-/** Owner → worker. The cell's console is the process's stdin, stdout and stderr. */
+/** What a pCPU is started with (workerData). Without `shared`, cells run until they wait. */
+export type PcpuStart = {
+  readonly shared?: { readonly control: WebAssembly.Memory; readonly bell: SharedArrayBuffer; readonly quantumNs: number }
+  /** The processor to which the thread is bound, where the kernel lets it. */
+  readonly processor?: number
+}
+
+/** A cell to be started. */
 export type Start = {
-  readonly start: number
   readonly executable: Executable
   readonly grants: Grants
   readonly calls: readonly Call[] | undefined
   readonly trace: boolean
   /** Answers by hypercall (HYPERCALL_NAMES). */
   readonly counts: Uint32Array
+  readonly terms?: Terms
+  /** Default: the root. */
+  readonly pool?: string | undefined
+  /** The cell's lines of output begin with this, and it has no input. Default: the process's own streams. */
+  readonly label?: string | undefined
+  /** It is stopped when it has run for so long. */
+  readonly timeoutNs?: number | undefined
+}
+
+/** Owner → worker. */
+export type Command =
+  | ({ readonly start: number } & Start)
+  | { readonly pool: string; readonly terms: Terms }
+  | { readonly id: number; readonly terms: Terms }
+  | { readonly stop: number; readonly end: End }
+  | { readonly report: true }
+
+/** What became of a cell's time so far, and of its memory. */
+export type Figures = Account & {
+  readonly id: number; readonly memoryBytes: number
+  /** Who had the pCPU while it was runnable, most first; empty if it isn't known. */
+  readonly waitedFor: readonly (readonly [id: number, ns: number])[]
+  readonly throttledBy: 'itself' | 'its pool' | undefined
 }
 
 /** Worker → owner. `id` is that of `start`. */
 export type Report =
   | { readonly id: number; readonly created: true }
-  | { readonly id: number; readonly ended: Outcome; readonly usage: Usage }
+  | { readonly id: number; readonly ended: Outcome; readonly usage: Usage; readonly figures?: Figures }
   | { readonly id: number; readonly failed: Pick<CellarError, 'code' | 'values'> }
+  | { readonly figures: readonly Figures[]; readonly busyNs: number }
 
-const pcpu = new Pcpu()
+type Running = { readonly cell: Cell | undefined; readonly turn: ScheduledTurn | undefined; end?: End }
+
+const { shared, processor } = workerData as PcpuStart
+const pcpu = new Pcpu(shared?.control)
+const dispatcher = shared === undefined ? undefined
+  : new Dispatcher(new Alarm(new Int32Array(shared.control.buffer), shared.bell), shared.quantumNs)
+dispatcher?.queue.blame(true)
+const running = new Map<number, Running>()
+const ids = new Map<Node<ScheduledTurn>, number>()
+const pools = new Map<string, Node<ScheduledTurn>>()
 const port = parentPort!
 
-port.on('message', (message: Start) => void start(message))
+if (processor !== undefined) (await import('../sys/affinity.ts')).bindThread(processor)
+port.on('message', (message: Command) => {
+  if ('start' in message) void start(message)
+  else if ('pool' in message) setPool(message.pool, message.terms)
+  else if ('terms' in message) setTerms(message.id, message.terms)
+  else if ('stop' in message) stop(message.stop, message.end)
+  else report()
+})
 
-async function start({ start: id, executable, grants, calls, trace, counts }: Start): Promise<void> {
+async function start(message: { readonly start: number } & Start): Promise<void> {
+  const { start: id, executable, grants, calls, timeoutNs } = message
+  const turn = dispatcher?.admit(message.terms, message.pool === undefined ? undefined : pools.get(message.pool))
+  if (turn !== undefined) ids.set(turn.node, id)
+  const record: Running = { cell: undefined, turn }
+  running.set(id, record)
+  let callOff = (): void => {}
   try {
-    const console = { stdin: new StandardInput(0), stdout: new StandardOutput(1), stderr: new StandardOutput(2) }
-    const tracer = trace ? (await import('./trace.ts')).traceToStderr() : undefined
-    const cell = await pcpu.create(executable, grants, console, { tracer, counts })
+    const cell = await create(message, turn)
+    running.set(id, { cell, turn })
     post({ id, created: true })
+    if (record.end !== undefined) cell.context.stop(record.end)
+    if (timeoutNs !== undefined && dispatcher !== undefined) {
+      callOff = dispatcher.after(timeoutNs, () => stop(id, { kind: 'exit', code: TIMED_OUT }))
+    }
     const ended = calls === undefined ? await cell.run()
       : await (await import('./library.ts')).runLibrary(cell, executable.name, calls)
     await flushed(grants)
-    post({ id, ended, usage: cell.usage() })
+    const figures = turn === undefined ? {} : { figures: figuresOf(id, cell, turn) }
+    post({ id, ended, usage: cell.usage(), ...figures })
   } catch (error) {
     if (!(error instanceof CellarError)) throw error
+    turn?.end()
     post({ id, failed: { code: error.code, values: error.values } })
+  } finally {
+    callOff()
+    running.delete(id)
+    if (turn !== undefined) ids.delete(turn.node)
   }
 }
 
-function post(report: Report): void {
-  port.postMessage(report)
+async function create({ executable, grants, trace, counts, label }: Start, turn: ScheduledTurn | undefined):
+Promise<Cell> {
+  const tracer = trace ? (await import('./trace.ts')).traceToStderr() : undefined
+  return await pcpu.create(executable, grants, await consoleFor(label), { tracer, counts, turn })
 }
+
+async function consoleFor(label: string | undefined): Promise<Console> {
+  if (label === undefined) {
+    return { stdin: new StandardInput(0), stdout: new StandardOutput(1), stderr: new StandardOutput(2) }
+  }
+  const { LabelledOutput } = await import('../services/console/labelled.ts')
+  return { stdin: nullConsole, stdout: new LabelledOutput(1, label), stderr: new LabelledOutput(2, label) }
+}
+
+function setPool(name: string, terms: Terms): void {
+  const pool = pools.get(name)
+  if (pool !== undefined) dispatcher!.setTerms(pool, terms)
+  else pools.set(name, dispatcher!.addPool(terms))
+}
+
+function setTerms(id: number, terms: Terms): void {
+  const turn = running.get(id)?.turn
+  if (turn !== undefined) dispatcher!.setTerms(turn.node, terms)
+}
+
+function stop(id: number, end: End): void {
+  const record = running.get(id)
+  if (record === undefined) return
+  if (record.cell === undefined) record.end = end
+  else record.cell.context.stop(end)
+  // It needs the pCPU once more to end: no limit is to keep it from that.
+  if (record.turn !== undefined) dispatcher!.setTerms(record.turn.node, UNLIMITED)
+}
+
+function report(): void {
+  const figures = [...running].flatMap(([id, { cell, turn }]) =>
+    cell === undefined || turn === undefined ? [] : [figuresOf(id, cell, turn)])
+  post({ figures, busyNs: dispatcher === undefined ? 0 : dispatcher.account(dispatcher.queue.root).runningNs })
+}
+
+function figuresOf(id: number, cell: Cell, { node }: ScheduledTurn): Figures {
+  const { queue } = dispatcher!
+  const by = queue.throttledBy(node)
+  return {
+    id,
+    ...dispatcher!.account(node),
+    memoryBytes: cell.context.memory.memory.buffer.byteLength,
+    waitedFor: queue.blamed(node).flatMap(([other, ns]) =>
+      other === undefined || !ids.has(other) ? [] : [[ids.get(other)!, ns] as const]),
+    throttledBy: by === undefined ? undefined : by === node ? 'itself' : 'its pool',
+  }
+}
+
+function post(message: Report): void {
+  port.postMessage(message)
+}
+
+const UNLIMITED: Terms = { shares: 10_000, reservation: 0, limit: Infinity }
+const TIMED_OUT = 124

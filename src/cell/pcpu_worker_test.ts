@@ -7,19 +7,19 @@ import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
 import { HYPERCALL_NAMES } from './hypercalls.ts'
 import { loadExecutable } from './load.ts'
-import type { Report, Start } from './pcpu_worker.ts'
+import type { Command, Report } from './pcpu_worker.ts'
 
 const guest = (name: string): string => fileURLToPath(new URL(`../../guests/${name}.wasm`, import.meta.url))
 
-function startOf(id: number, program: string, args: string[] = []): Start {
+function startOf(id: number, program: string, args: string[] = []): Command {
   const counts = new Uint32Array(new SharedArrayBuffer(HYPERCALL_NAMES.length * 4))
   const grants = { args: [program, ...args], env: [] }
   return { start: id, executable: loadExecutable(guest(program)), grants, calls: undefined, trace: false, counts }
 }
 
 /** Starts the cells on one worker and gives their reports as they come, until `enough`. */
-async function reportsOf(starts: Start[], enough: (reports: Report[]) => boolean): Promise<Report[]> {
-  const worker = new Worker(new URL('./pcpu_worker.ts', import.meta.url))
+async function reportsOf(starts: Command[], enough: (reports: Report[]) => boolean): Promise<Report[]> {
+  const worker = new Worker(new URL('./pcpu_worker.ts', import.meta.url), { workerData: {} })
   const reports: Report[] = []
   const { promise, resolve } = Promise.withResolvers<void>()
   worker.on('message', (report: Report) => {
@@ -49,7 +49,7 @@ test('what can not be started is reported with its code, and the worker goes on'
 })
 
 test('a guest that loops is seen counting nothing, and ends with its worker', async () => {
-  const worker = new Worker(new URL('./pcpu_worker.ts', import.meta.url))
+  const worker = new Worker(new URL('./pcpu_worker.ts', import.meta.url), { workerData: {} })
   const start = startOf(1, 'spin')
   const [report] = await Promise.all([once(worker, 'message'), worker.postMessage(start)])
   assert.deepEqual(report, [{ id: 1, created: true }])

@@ -2,8 +2,9 @@
 
 import { CellarError } from '../base/errors.ts'
 import {
-  CONTROL_MEMORY, FUEL_GLOBAL, translate, TRANSLATOR_VERSION, Untreatable, YIELD_TABLE, type Options,
+  CONTROL_MEMORY, FUEL_GLOBAL, translate, TRANSLATOR_VERSION, YIELD_TABLE, type Options,
 } from '../translate/translate.ts'
+import { Untreatable } from '../translate/untreatable.ts'
 import { decodeModule } from '../wasm/decode.ts'
 import { ReservedName } from '../wasm/prepare.ts'
 import type { Executable } from './executable.ts'

@@ -6,8 +6,10 @@
 
 import { signals } from '../base/signals.ts'
 import { CellarError } from '../base/errors.ts'
-import { WASM_PAGE_BYTES, WASM_PAGES_MAX } from '../base/limits.ts'
-import { parseDuration, parseSize } from '../base/units.ts'
+import {
+  QUANTUM_NS_DEFAULT, QUANTUM_NS_MAX, QUANTUM_NS_MIN, SHARES_MAX, WASM_PAGE_BYTES, WASM_PAGES_MAX,
+} from '../base/limits.ts'
+import { parseCpu, parseDuration, parseSize } from '../base/units.ts'
 import type { Outcome } from '../cell/cell.ts'
 import type { Call } from '../cell/library.ts'
 import { loadExecutable } from '../cell/load.ts'
@@ -15,11 +17,14 @@ import { flushed, Pcpu, type Grants } from '../cell/pcpu.ts'
 import { StandardInput, StandardOutput } from '../services/console/stdio.ts'
 import { helpOf, parseFlags, RUN_FLAGS, type Parsed } from './flags.ts'
 import { print } from './print.ts'
+import type { Terms } from '../sched/node.ts'
+import type { StackPlan } from './stack.ts'
 
 const HELP = `Run a WebAssembly program (WASI preview 1) as a cell, in the foreground
 
 Usage: cellar run [FLAGS] PROGRAM.wasm [ARGUMENTS]
        cellar run [FLAGS] -f MANIFEST [ARGUMENTS]
+       cellar run -f STACK
 
 The program has what its flags grant and nothing else: no folder, no address, no variable.
 
@@ -28,6 +33,8 @@ Examples:
   cellar run --dir .:/work:ro prog.wasm /work/input.txt
   cellar run --listen tcp:127.0.0.1:8080 --memory 64MiB server.wasm
   cellar run --timeout 5s --stats prog.wasm
+  cellar run --cpu-limit 10% prog.wasm
+  cellar run -f examples/noisy-neighbours.yaml
 
 Flags:
 ${helpOf(RUN_FLAGS)}
@@ -42,6 +49,8 @@ export type Launch = {
   readonly stubs: readonly string[]
   /** Calls in place of `_start`, for a program that is a library. */
   readonly calls?: readonly Call[]
+  /** Present if it is to share its pCPU by force: what it is given of it, and how it is translated. */
+  readonly schedule?: { readonly terms: Terms; readonly deterministic: boolean; readonly unbounded: boolean }
 }
 
 /** Runs the program: its exit status. */
@@ -53,15 +62,82 @@ export async function run(argv: readonly string[]): Promise<number> {
     return 0
   }
   const timeoutNs = flags.timeout === undefined ? undefined : duration('--timeout', flags.timeout[0]!)
-  const described = flags.file === undefined ? launchOf(parsed)
-    : (await import('./manifest.ts')).readLaunch(flags.file[0]!,
-      { args: rest, granted: grantsOf(parsed), stubs: flags.stub ?? [] })
-  const launch = flags.name === undefined ? described : { ...described, name: flags.name[0]! }
-  if (timeoutNs !== undefined || flags.stats !== undefined) {
-    const { supervise } = await import('./supervise.ts')
-    return await supervise(launch, { timeoutNs, stats: flags.stats !== undefined, trace: flags.trace !== undefined })
+  if (flags.file !== undefined) {
+    const { readManifest } = await import('./manifest.ts')
+    const read = (): ReturnType<typeof readManifest> =>
+      readManifest(flags.file![0]!, { args: rest, granted: grantsOf(parsed), stubs: flags.stub ?? [] })
+    const found = read()
+    if ('stack' in found) return await runStackOf(parsed, found.stack, () => (read() as typeof found).stack)
+    return await runOne(parsed, found.launch, timeoutNs)
   }
-  return await runHere(launch, flags.trace !== undefined)
+  return await runOne(parsed, launchOf(parsed), timeoutNs)
+}
+
+async function runOne(parsed: Parsed<typeof RUN_FLAGS>, described: Launch, timeoutNs: number | undefined):
+Promise<number> {
+  const { flags } = parsed
+  const launch = flags.name === undefined ? described : { ...described, name: flags.name[0]! }
+  const schedule = scheduleOf(parsed, launch.schedule)
+  const [stats, trace] = [flags.stats !== undefined, flags.trace !== undefined]
+  if (schedule !== undefined) {
+    const { runStack } = await import('./stack.ts')
+    const quantumNs = flags.quantum === undefined ? QUANTUM_NS_DEFAULT : quantum(flags.quantum[0]!)
+    const cell = { name: launch.name ?? launch.program, launch, pool: undefined, timeoutNs, ...schedule }
+    return await runStack({ quantumNs, pcpus: 1, forNs: undefined, pools: new Map(), cells: [cell],
+      single: { stats, trace } })
+  }
+  if (timeoutNs !== undefined || stats) {
+    const { supervise } = await import('./supervise.ts')
+    return await supervise(launch, { timeoutNs, stats, trace })
+  }
+  return await runHere(launch, trace)
+}
+
+/** A stack says all by itself. */
+async function runStackOf({ flags }: Parsed<typeof RUN_FLAGS>, plan: StackPlan, reload: () => StackPlan):
+Promise<number> {
+  const given = Object.keys(flags).find((name) => name !== 'file' && name !== 'quantum')
+  if (given !== undefined) throw new CellarError('FLAG_VALUE_INVALID',
+    [`--${given}`, flags[given as keyof typeof flags]![0]!, 'left out: a stack says it for each of its cells'])
+  const { runStack } = await import('./stack.ts')
+  return await runStack(flags.quantum === undefined ? plan : { ...plan, quantumNs: quantum(flags.quantum[0]!) }, reload)
+}
+
+function scheduleOf({ flags }: Parsed<typeof RUN_FLAGS>, described: Launch['schedule']): Launch['schedule'] {
+  const wanted = ['shares', 'cpu-limit', 'cpu-reservation', 'quantum', 'deterministic', 'unbounded'] as const
+  if (described === undefined && wanted.every((name) => flags[name] === undefined)) return undefined
+  const { shares, reservation, limit } = described?.terms ?? { shares: 100, reservation: 0, limit: Infinity }
+  const terms = {
+    shares: flags.shares === undefined ? shares : sharesOf(flags.shares[0]!),
+    reservation: flags['cpu-reservation'] === undefined ? reservation
+      : cpu('--cpu-reservation', flags['cpu-reservation'][0]!),
+    limit: flags['cpu-limit'] === undefined ? limit : cpu('--cpu-limit', flags['cpu-limit'][0]!),
+  }
+  if (terms.limit < terms.reservation) throw new CellarError('FLAG_VALUE_INVALID',
+    ['--cpu-limit', flags['cpu-limit']?.[0] ?? String(terms.limit), 'no less than the reservation'])
+  return { terms, deterministic: flags.deterministic !== undefined || (described?.deterministic ?? false),
+    unbounded: flags.unbounded !== undefined || (described?.unbounded ?? false) }
+}
+
+function sharesOf(text: string): number {
+  const shares = /^\d+$/.test(text) ? Number(text) : 0
+  if (shares < 1 || shares > SHARES_MAX) throw new CellarError('FLAG_VALUE_INVALID',
+    ['--shares', text, `a whole number from 1 to ${SHARES_MAX}`])
+  return shares
+}
+
+function cpu(flag: string, text: string): number {
+  const part = parseCpu(text)
+  if (part === undefined) throw new CellarError('FLAG_VALUE_INVALID',
+    [flag, text, 'a part of a pCPU above 0, such as 10% or 0.5'])
+  return part
+}
+
+function quantum(text: string): number {
+  const ns = duration('--quantum', text)
+  if (ns < QUANTUM_NS_MIN || ns > QUANTUM_NS_MAX) throw new CellarError('FLAG_VALUE_INVALID',
+    ['--quantum', text, 'a duration from 100us to 1s'])
+  return ns
 }
 
 async function runHere(launch: Launch, trace: boolean): Promise<number> {

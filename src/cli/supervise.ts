@@ -10,7 +10,7 @@ import { formatDuration, formatSize } from '../base/units.ts'
 import type { Outcome, Usage } from '../cell/cell.ts'
 import { HYPERCALL_NAMES } from '../cell/hypercalls.ts'
 import { loadExecutable } from '../cell/load.ts'
-import type { Report, Start } from '../cell/pcpu_worker.ts'
+import type { Command, PcpuStart, Report } from '../cell/pcpu_worker.ts'
 import { endAbruptly } from './end.ts'
 import { tell } from './print.ts'
 import { report, type Launch } from './run.ts'
@@ -23,13 +23,14 @@ type Result = { readonly outcome: Outcome | 'timeout'; readonly usage?: Usage }
 
 /** Runs the program on a worker until it ends, the time is up, or a signal comes: the exit status. */
 export async function supervise(launch: Launch, { timeoutNs, stats, trace }: Options): Promise<number> {
-  const worker = new Worker(new URL('../cell/pcpu_worker.ts', import.meta.url), { env: SHARE_ENV })
+  const workerData: PcpuStart = {}
+  const worker = new Worker(new URL('../cell/pcpu_worker.ts', import.meta.url), { env: SHARE_ENV, workerData })
   const counts = new Uint32Array(new SharedArrayBuffer(HYPERCALL_NAMES.length * 4))
   const created = performance.now()
   const cpuBefore = process.cpuUsage()
   try {
     const executable = loadExecutable(launch.program, { stubs: launch.stubs, library: launch.calls !== undefined })
-    const start: Start = { start: 0, executable, grants: launch.grants, calls: launch.calls, trace, counts }
+    const start: Command = { start: 0, executable, grants: launch.grants, calls: launch.calls, trace, counts }
     worker.postMessage(start)
     const { outcome, usage } = await firstEnd(worker, timeoutNs)
     const status = outcome === 'timeout' ? timedOut(timeoutNs!) : report(launch, outcome)

@@ -1,6 +1,7 @@
 // sched/node.ts: one guest or pool in a run queue: its terms, where it stands, its accounts.
 
 import { assert } from '../base/assert.ts'
+import { SHARES_MAX } from '../base/limits.ts'
 import { EligibleTree, Entry } from './eligible_tree.ts'
 
 /** What a cell or a pool is given of a pCPU. */
@@ -15,8 +16,6 @@ export type Terms = {
 
 /** Terms of who asks for nothing. */
 export const DEFAULT_TERMS: Terms = { shares: 100, reservation: 0, limit: Infinity }
-
-export const SHARES_MAX = 10_000
 
 /** A bug of ours unless the terms can be kept by one pCPU. */
 export function checkTerms({ shares, reservation, limit }: Terms): void {

@@ -8,7 +8,8 @@
 // Reservations are another matter than loads: a pCPU never promises more than it has (RESERVABLE), so a guest that is
 // refused anywhere is refused with the figures. Elsewhere: who runs next on a pCPU (run_queue.ts).
 
-import { SHARES_MAX, type Terms } from './node.ts'
+import { SHARES_MAX } from '../base/limits.ts'
+import type { Terms } from './node.ts'
 
 /** pCPUs that one pCPU promises at most: the hypervisor's own work and the ends of quanta need the rest. */
 export const RESERVABLE = 0.95

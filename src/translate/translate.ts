@@ -31,8 +31,6 @@ import { Splice, type BodyTranslator } from './splice.ts'
 import { limitTables } from './tables.ts'
 import { Untreatable } from './untreatable.ts'
 
-export { Untreatable } from './untreatable.ts'
-
 /** The version of what is made: translations by another one are of no use. */
 export const TRANSLATOR_VERSION = '1'
 

@@ -128,24 +128,35 @@ export class StandardOutput extends StandardStream implements Descriptor {
   #writing = false
 
   write(iovecs: Iovecs): number {
-    if (this.#result !== undefined) {
-      const result = this.#result
-      this.#result = undefined
-      return result
-    }
+    if (this.#result !== undefined) return this.#takeResult()
     if (this.#writing) return -EAGAIN
     let done = 0
     for (let i = 0; i < iovecs.count; i++) {
       const count = this.#writeRange(iovecs.memory!.bytes, iovecs.offsets[i]!, iovecs.lengths[i]!)
       if (count < 0) {
         if (done > 0) return done
-        if (count === -EAGAIN) this.#writeLater(iovecs)
+        if (count === -EAGAIN) this.#writeLater(iovecs.gather())
         return count
       }
       done += count
       if (count < iovecs.lengths[i]!) return done
     }
     return done
+  }
+
+  /** As write, of bytes that stay as they are until they are written: an answer of EAGAIN has begun to write them. */
+  writeBytes(bytes: Uint8Array): number {
+    if (this.#result !== undefined) return this.#takeResult()
+    if (this.#writing) return -EAGAIN
+    const count = this.#writeRange(bytes, 0, bytes.length)
+    if (count === -EAGAIN) this.#writeLater(bytes)
+    return count
+  }
+
+  #takeResult(): number {
+    const result = this.#result!
+    this.#result = undefined
+    return result
   }
 
   #writeRange(bytes: Uint8Array, offset: number, length: number): number {
@@ -163,9 +174,9 @@ export class StandardOutput extends StandardStream implements Descriptor {
     }
   }
 
-  #writeLater(iovecs: Iovecs): void {
+  #writeLater(bytes: Uint8Array): void {
     this.#writing = true
-    this.#retry(iovecs.gather().subarray(0, PENDING_WRITE_BYTES_MAX))
+    this.#retry(bytes.subarray(0, PENDING_WRITE_BYTES_MAX))
   }
 
   #retry(bytes: Uint8Array): void {

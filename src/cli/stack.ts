@@ -1,0 +1,241 @@
+// cli/stack.ts: `cellar run -f STACK`: several cells that share pCPUs, in the foreground; or one cell, if it is to be
+// scheduled (--shares, --cpu-limit, --cpu-reservation, --quantum).
+//
+// A stack's cells write lines that begin with their names; a single cell has the process's own streams. Who got what is
+// told on stderr: each second on a terminal, and at the end. SIGHUP reads the manifest again and gives the cells that
+// run their new terms; SIGINT and SIGTERM end all cells, then this process.
+
+import { signals } from '../base/signals.ts'
+import { CellarError } from '../base/errors.ts'
+import { nowNs } from '../base/stopwatch.ts'
+import type { Executable } from '../cell/executable.ts'
+import { HYPERCALL_NAMES } from '../cell/hypercalls.ts'
+import { loadPreemptible } from '../cell/preemptible.ts'
+import { Stack, wishes, type Ended, type Member } from '../cell/stack.ts'
+import { cacheFolder, TranslationCache } from '../cell/translation_cache.ts'
+import type { Terms } from '../sched/node.ts'
+import { entitlements } from '../sched/placement.ts'
+import type { End } from '../wasi/p1/context.ts'
+import { endAbruptly } from './end.ts'
+import { tell } from './print.ts'
+import { report, type Launch } from './run.ts'
+import { table, type Row } from './top.ts'
+
+/** What a stack consists of. */
+export type StackPlan = {
+  readonly quantumNs: number
+  readonly pcpus: number | undefined
+  /** All cells are stopped then. */
+  readonly forNs: number | undefined
+  readonly pools: ReadonlyMap<string, Terms>
+  readonly cells: readonly PlannedCell[]
+  /** The only cell has the process's own streams, and the figures are told only if they are wanted. */
+  readonly single?: { readonly stats: boolean; readonly trace: boolean }
+}
+
+/** A cell of a stack. */
+export type PlannedCell = {
+  readonly name: string
+  readonly launch: Launch
+  readonly terms: Terms
+  readonly pool: string | undefined
+  readonly timeoutNs: number | undefined
+  readonly deterministic: boolean
+  readonly unbounded: boolean
+}
+
+type Running = { readonly cell: PlannedCell; readonly member: Member; id: number; pcpu: number; ended?: Ended }
+
+/** How long cells have to end when they are stopped: they do at their next check. */
+const STOP_MS_MAX = 1000
+
+/** Runs the stack to its end: the exit status. `reload` reads its manifest again. */
+export async function runStack(plan: StackPlan, reload?: () => StackPlan): Promise<number> {
+  const executables = loadAll(plan.cells)
+  const stack = new Stack({ pcpus: plan.pcpus, quantumNs: plan.quantumNs, pools: plan.pools })
+  try {
+    return await new Foreground(stack, plan, executables, reload).run()
+  } finally {
+    void stack.close()
+    endAbruptly()
+  }
+}
+
+/** One executable a program and way of translating it, however many cells run it. */
+function loadAll(cells: readonly PlannedCell[]): Executable[] {
+  const cache = new TranslationCache(cacheFolder())
+  const loaded = new Map<string, Executable>()
+  return cells.map(({ launch, deterministic, unbounded }) => {
+    const { program, stubs, calls } = launch
+    const key = JSON.stringify([program, stubs, calls !== undefined, deterministic, unbounded])
+    let executable = loaded.get(key)
+    if (executable === undefined) {
+      executable = loadPreemptible(program, { stubs, library: calls !== undefined },
+        { mode: deterministic ? 'fuel' : 'preempt', unbounded }, cache)
+      loaded.set(key, executable)
+    }
+    return executable
+  })
+}
+
+class Foreground {
+  readonly #stack: Stack
+  readonly #plan: StackPlan
+  readonly #reload: (() => StackPlan) | undefined
+  readonly #running: Running[]
+  readonly #over = Promise.withResolvers<End | undefined>()
+  #startedAt = 0
+  #drawn = 0
+  #failure: unknown
+
+  constructor(
+    stack: Stack, plan: StackPlan, executables: readonly Executable[], reload: (() => StackPlan) | undefined,
+  ) {
+    this.#stack = stack
+    this.#plan = plan
+    this.#reload = reload
+    const width = Math.max(...plan.cells.map(({ name }) => name.length))
+    const members = plan.cells.map((cell, i): Member => ({
+      name: cell.name, executable: executables[i]!, grants: cell.launch.grants, calls: cell.launch.calls,
+      trace: plan.single?.trace ?? false, terms: cell.terms, pool: cell.pool, timeoutNs: cell.timeoutNs,
+      counts: new Uint32Array(new SharedArrayBuffer(HYPERCALL_NAMES.length * 4)),
+      label: plan.single === undefined ? `${cell.name.padEnd(width)} | ` : undefined,
+    }))
+    const places = stack.plan(members)
+    this.#running = plan.cells.map((cell, i) => ({ cell, member: members[i]!, id: -1, pcpu: places[i]! }))
+  }
+
+  async run(): Promise<number> {
+    const off = this.#listen()
+    this.#startedAt = nowNs()
+    const all = this.#running.map((one) => this.#start(one))
+    void Promise.all(all).then(() => this.#over.resolve(undefined))
+    const timer = this.#plan.forNs === undefined ? undefined
+      : setTimeout(() => this.#over.resolve({ kind: 'signal', signal: signals.SIGTERM }), this.#plan.forNs / 1e6)
+    const live = this.#isLive() ? setInterval(() => void this.#draw(), 1000) : undefined
+    const end = await this.#over.promise
+    clearTimeout(timer)
+    clearInterval(live)
+    off()
+    const rows = await this.#rows()
+    if (end !== undefined) await this.#stopAll(end, all)
+    if (this.#failure !== undefined) throw this.#failure
+    if (this.#plan.single?.stats !== false) {
+      this.#erase()
+      process.stderr.write(table(rows, this.#stack.pcpus))
+    }
+    return this.#status(end)
+  }
+
+  #isLive(): boolean {
+    return this.#plan.single === undefined && process.stderr.isTTY
+  }
+
+  async #start(one: Running): Promise<void> {
+    const { id, ended } = this.#stack.start(one.member, one.pcpu)
+    one.id = id
+    try {
+      one.ended = await ended
+      const { outcome } = one.ended
+      if (outcome.kind === 'trap') report({ ...one.cell.launch, name: one.cell.name }, outcome)
+      if (isTimeout(one)) tell(new CellarError('GUEST_TIMED_OUT', [`${one.cell.timeoutNs! / 1e9}s`]))
+    } catch (error) {
+      // One that can't start ends all: half a stack isn't what was asked for.
+      this.#failure ??= error
+      this.#over.resolve({ kind: 'signal', signal: signals.SIGTERM })
+    }
+  }
+
+  async #stopAll(end: End, all: readonly Promise<void>[]): Promise<void> {
+    for (const { id, ended } of this.#running) if (ended === undefined) this.#stack.stop(id, end)
+    const late = Promise.withResolvers<undefined>()
+    const timer = setTimeout(late.resolve, STOP_MS_MAX, undefined)
+    await Promise.race([Promise.all(all), late.promise])
+    clearTimeout(timer)
+  }
+
+  #status(end: End | undefined): number {
+    const [only] = this.#running
+    if (this.#plan.single !== undefined && only?.ended !== undefined && end === undefined) {
+      const { outcome } = only.ended
+      return outcome.kind === 'trap' ? 128 + signals.SIGABRT : statusOf(outcome)
+    }
+    if (end?.kind === 'signal' && this.#plan.forNs === undefined) return statusOf(end)
+    // Of cells that ended by themselves the first that failed.
+    for (const { ended } of this.#running) {
+      if (ended === undefined || ended.outcome === end) continue
+      const { outcome } = ended
+      if (outcome.kind === 'trap') return 128 + signals.SIGABRT
+      if (outcome.kind === 'exit' && statusOf(outcome) !== 0) return statusOf(outcome)
+    }
+    return 0
+  }
+
+  #listen(): () => void {
+    const stop = (name: 'SIGINT' | 'SIGTERM') => (): void => {
+      this.#over.resolve({ kind: 'signal', signal: signals[name] })
+    }
+    const handlers = { SIGINT: stop('SIGINT'), SIGTERM: stop('SIGTERM'), SIGHUP: (): void => this.#reread() }
+    for (const [name, handler] of Object.entries(handlers)) process.on(name, handler)
+    return () => { for (const [name, handler] of Object.entries(handlers)) process.off(name, handler) }
+  }
+
+  /** Gives the cells and pools of the same names their new terms; what else has changed is left as it was. */
+  #reread(): void {
+    if (this.#reload === undefined) return this.#over.resolve({ kind: 'signal', signal: signals.SIGHUP })
+    try {
+      const { cells, pools } = this.#reload()
+      for (const [pool, terms] of pools) if (this.#plan.pools.has(pool)) this.#stack.setPool(pool, terms)
+      for (const { name, terms } of cells) {
+        const one = this.#running.find(({ cell }) => cell.name === name)
+        if (one === undefined) continue
+        one.member.terms = terms
+        this.#stack.setTerms(one.id, terms)
+      }
+    } catch (error) {
+      if (!(error instanceof CellarError)) throw error
+      tell(error)
+    }
+  }
+
+  async #rows(): Promise<Row[]> {
+    const figures = await this.#stack.figures()
+    const now = nowNs()
+    const names = new Map(this.#running.map(({ id, cell }) => [id, cell.name]))
+    const rows = this.#running.map(({ id, pcpu, member, ended }): Row => {
+      const found = ended?.figures ?? figures.get(id)
+      const wanted = found === undefined ? 0 : found.runningNs + found.runnableNs + found.throttledNs
+      return {
+        name: member.name, pcpu, terms: member.terms, pool: member.pool, figures: found,
+        demand: found === undefined ? 0 : Math.min(1, wanted / (now - this.#startedAt)),
+        elapsedNs: now - this.#startedAt, due: 0,
+        waitedFor: (found?.waitedFor ?? []).map(([by, ns]) => [names.get(by) ?? '?', ns] as const),
+        end: ended?.outcome,
+      }
+    })
+    const due = entitlements(this.#stack.pcpus, wishes(rows, this.#plan.pools))
+    return rows.map((row, i) => ({ ...row, due: due.get(String(i)) ?? 0 }))
+  }
+
+  async #draw(): Promise<void> {
+    const text = table(await this.#rows(), this.#stack.pcpus)
+    this.#erase()
+    process.stderr.write(text)
+    this.#drawn = text.split('\n').length - 1
+  }
+
+  #erase(): void {
+    if (this.#drawn > 0) process.stderr.write(`\x1b[${this.#drawn}A\x1b[J`)
+    this.#drawn = 0
+  }
+}
+
+function isTimeout({ cell, ended }: Running): boolean {
+  const outcome = ended?.outcome
+  return cell.timeoutNs !== undefined && outcome?.kind === 'exit' && outcome.code === 124 &&
+    ended!.figures.ageNs >= cell.timeoutNs
+}
+
+function statusOf(end: End): number {
+  return end.kind === 'exit' ? end.code & 0xff : 128 + end.signal
+}

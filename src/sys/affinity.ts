@@ -1,0 +1,16 @@
+// sys/affinity.ts: binds the calling thread to a processor (sched_setaffinity(2)).
+
+import { answer, bind, isSupported, Scratch } from './libc.ts'
+
+const native = bind({ sched_setaffinity: { arguments: ['int32', 'uint64', 'pointer'], return: 'int32' } })
+/** cpu_set_t: a bit for each of 1024 processors. */
+const set = new Scratch(128)
+
+/** Binds the calling thread to processor `index`: 0, or a negated errno. What can't be bound runs anywhere. */
+export function bindThread(index: number): number {
+  if (!isSupported() || index >= set.bytes.length * 8) return -1
+  set.bytes.fill(0)
+  set.bytes[index >> 3] = 1 << (index & 7)
+  // SAFETY: `set` is 128 bytes that outlive the call. 0 is the calling thread.
+  return answer(native.sched_setaffinity(0, BigInt(set.bytes.length), set.address))
+}
