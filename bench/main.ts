@@ -20,6 +20,7 @@ const BENCHES = {
   compute: () => import('./compute.ts'),
   preempt: () => import('./preempt.ts'),
   kernels: () => import('./kernels.ts'),
+  share: () => import('./share.ts'),
   decide: () => import('./decide.ts'),
 } as const
 

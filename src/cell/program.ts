@@ -61,6 +61,8 @@ export function checkProgram({ path, module }: ProgramFile, rules: ProgramRules)
   const stubbed = (one: Import): boolean => one.kind === 'func' && isStubbed(one, rules.stubs) &&
     !(knownHypercall(one) !== undefined && hypercalls.has(one.name))
   checkMemories(path, module)
+  // It becomes an export (wasm/prepare.ts), and V8 would not look at its type any more.
+  if (module.start !== undefined) checkAction(path, module, module.start, 'start function')
   const open = module.imports.filter((one) => one.kind !== 'memory' && !stubbed(one))
   const thread = open.find((one) => one.module === 'wasi_thread_spawn' || THREAD_SPAWN.has(one.name))
   if (thread !== undefined) throw new CellarError('THREADS_UNSUPPORTED', [path, `it imports ${importName(thread)}`])
@@ -192,11 +194,14 @@ function checkStart(path: string, module: Module): void {
     throw new CellarError('MODULE_NO_START',
       [path, names.length === 0 ? 'none' : names.join(', ') + (more > 0 ? ` and ${more} more` : '')])
   }
-  const type: FuncType | undefined = functionTypes(module)(start.index)
-  if (type !== undefined && (type.params.length > 0 || type.results.length > 0)) {
-    throw new CellarError('MODULE_INVALID',
-      [path, `its _start has the type ${printable(formatFuncType(type))}: that of a command is () -> ()`])
-  }
+  checkAction(path, module, start.index, '_start')
+}
+
+function checkAction(path: string, module: Module, index: number, what: string): void {
+  const type: FuncType | undefined = functionTypes(module)(index)
+  if (type === undefined || (type.params.length === 0 && type.results.length === 0)) return
+  throw new CellarError('MODULE_INVALID',
+    [path, `its ${what} has the type ${printable(formatFuncType(type))}: that of a command is () -> ()`])
 }
 
 function typeText({ params, result }: Signature): string {

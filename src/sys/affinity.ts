@@ -1,8 +1,11 @@
-// sys/affinity.ts: binds the calling thread to a processor (sched_setaffinity(2)).
+// sys/affinity.ts: where and before whom the calling thread runs (sched_setaffinity(2), setpriority(2)).
 
 import { answer, bind, isSupported, Scratch } from './libc.ts'
 
-const native = bind({ sched_setaffinity: { arguments: ['int32', 'uint64', 'pointer'], return: 'int32' } })
+const native = bind({
+  sched_setaffinity: { arguments: ['int32', 'uint64', 'pointer'], return: 'int32' },
+  setpriority: { arguments: ['int32', 'uint32', 'int32'], return: 'int32' },
+})
 /** cpu_set_t: a bit for each of 1024 processors. */
 const set = new Scratch(128)
 
@@ -14,3 +17,11 @@ export function bindThread(index: number): number {
   // SAFETY: `set` is 128 bytes that outlive the call. 0 is the calling thread.
   return answer(native.sched_setaffinity(0, BigInt(set.bytes.length), set.address))
 }
+
+/** Lets the calling thread run before others of the host, where we may: 0, or a negated errno. */
+export function preferThread(): number {
+  // PRIO_PROCESS with 0 is the calling thread: on Linux niceness is a thread's.
+  return isSupported() ? answer(native.setpriority(0, 0, NICENESS)) : -1
+}
+
+const NICENESS = -10

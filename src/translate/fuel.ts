@@ -11,7 +11,7 @@
 // exceptions doesn't, since a callee may leave it by another way.
 //
 // What is consumed until a given point is the same in all runs, however often the guest was asked to leave. A bulk
-// instruction costs one unit and one for each 64 bytes (or entries) that are done in pieces.
+// instruction costs one unit, and 1024 for each piece if it is done in pieces (bulk.ts): one for 64 bytes or one entry.
 
 import { leb } from '../wasm/encode.ts'
 import type { BodyReader } from '../wasm/body.ts'
@@ -43,6 +43,7 @@ export class Fuel implements BodyTranslator {
   readonly #yields: number
   readonly #gaps: Gaps
   readonly #parameters: (f: number) => number
+  readonly #throws: boolean
   // The local in which the fuel is, or -1: it is in the global.
   #local = -1
   /** The cost of what was passed since the last payment. */
@@ -54,9 +55,10 @@ export class Fuel implements BodyTranslator {
 
   constructor(parts: {
     calls: Calls; bulk: BulkHelpers; check: Check; imported: number; fuel: number; yields: number
-    parameters: (f: number) => number
+    parameters: (f: number) => number; throws: boolean
   }) {
     this.#parameters = parts.parameters
+    this.#throws = parts.throws
     this.#calls = parts.calls
     this.#bulk = parts.bulk
     this.#check = parts.check
@@ -115,6 +117,8 @@ export class Fuel implements BodyTranslator {
           splice.upTo(reader.end)
           this.#take(splice)
         } else if (kind === CALLS) {
+          // A callee that throws doesn't come back to let the caller pay; one that recurses does so late.
+          if (this.#throws || this.#pending > PENDING_MAX) this.#pay(splice, reader.at)
           this.#give(splice, reader.at)
           splice.upTo(reader.end)
           this.#take(splice)
@@ -227,6 +231,8 @@ export class Fuel implements BodyTranslator {
 const I32 = 0x7f
 const VOID = 0x40
 const LOCALS_MAX = 49_999
+/** What a caller may owe while its callees run. */
+const PENDING_MAX = 256
 /** 1024 in LEB128. */
 const PIECE_COST = [0x80, 0x08]
 const BLOCK = opcodeOf('block')

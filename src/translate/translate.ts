@@ -65,7 +65,7 @@ export function translate(module: Module, { mode, unbounded = false }: Options):
   const bulk = new BulkHelpers(module, places.yield + 1, piece, unbounded)
   const parts = { calls, bulk, check, imported: importsOf(module, 'func').length }
   const bodies = mode === 'fuel' ? new Fuel({ ...parts, fuel: places.fuel, yields: places.yield,
-    parameters: parametersOf(module, parts.imported) }) : new Preempt(parts)
+    parameters: parametersOf(module, parts.imported), throws: module.tagCount + importsOf(module, 'tag').length > 0 }) : new Preempt(parts)
   const code = new BodyWriter(module.bytes.length + (module.bytes.length >> 2))
   const hints = new BodyWriter(1024)
   const hinted = translateBodies(module, bodies, code, hints)
