@@ -19,6 +19,7 @@ const BENCHES = {
   idle: () => import('./idle.ts'),
   compute: () => import('./compute.ts'),
   preempt: () => import('./preempt.ts'),
+  translate: () => import('./translate.ts'),
   kernels: () => import('./kernels.ts'),
   share: () => import('./share.ts'),
   decide: () => import('./decide.ts'),

@@ -1,6 +1,6 @@
 // tools/demo.ts: `npm start`: real programs as guests, what they print, and what the hypervisor saw of them.
 //
-// All cells run on one pCPU, this thread; only the endless loop gets a process, which `--timeout` ends.
+// All cells run on one pCPU, this thread; only those that never end get processes of their own, which end them.
 
 import { spawnSync } from 'node:child_process'
 import { existsSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
@@ -142,6 +142,20 @@ function endless(): void {
   show(`${stderr.trim()}\nexit status ${status}`)
 }
 
+function neighbours(folder: string): void {
+  title('8. Two guests that never stop share one pCPU, 1 : 3, for two seconds: bin/cellar run -f stack.yaml')
+  const manifest = join(folder, 'stack.yaml')
+  const program = JSON.stringify(join(GUESTS, 'spin.wasm'))
+  writeFileSync(manifest, `for: 2s
+pcpus: 1
+cells:
+  one: { program: ${program}, shares: 100 }
+  three: { program: ${program}, shares: 300 }
+`)
+  const { stderr } = spawnSync(join(ROOT, 'bin/cellar'), ['run', '-f', manifest], { encoding: 'utf8' })
+  show(stderr)
+}
+
 function table(): void {
   title('What the hypervisor saw')
   const rows = seen.map(({ name, usage }) => {
@@ -166,11 +180,13 @@ try {
   await server()
   await crowd()
   endless()
+  neighbours(folder)
   table()
   process.stdout.write(`
 Next: run your own program.
   bin/cellar run guests/hello.wasm
   bin/cellar run --dir . --stats prog.wasm arguments
+  bin/cellar run -f examples/noisy-neighbours.yaml
   bin/cellar inspect prog.wasm
   bin/cellar help
 `)

@@ -1,7 +1,7 @@
 // tools/reference.ts: writes docs/reference/ from the tables that the program itself runs on.
 //
 // One page a table: hypercalls.md (wasi/p1/table.ts), errors.md (base/errors.ts), limits.md (base/limits.ts), cli.md
-// (cli/flags.ts) and manifest.md (the schema in cli/manifest.ts). Nobody edits these pages. `--check` writes nothing
+// (cli/flags.ts) and manifest.md (the schemas in cli/manifest.ts). Nobody edits these pages. `--check` writes nothing
 // and fails if a page isn't what the tables say.
 
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
@@ -11,7 +11,7 @@ import { ERRORS } from '../src/base/errors.ts'
 import * as limits from '../src/base/limits.ts'
 import * as tables from '../src/cli/flags.ts'
 import type { Flag } from '../src/cli/flags.ts'
-import { CELL_MANIFEST } from '../src/cli/manifest.ts'
+import { CELL_MANIFEST, POOL_MANIFEST, STACK_CELL_MANIFEST, STACK_MANIFEST } from '../src/cli/manifest.ts'
 import { wasi_snapshot_preview1 } from '../src/wasi/p1/table.ts'
 import type { Signature } from '../src/wasi/p1/table.ts'
 
@@ -51,14 +51,16 @@ function errors(): string {
 function limitsPage(): string {
   const values = limits as Record<string, number>
   const source = readFileSync(join(ROOT, 'src/base/limits.ts'), 'utf8')
-  const entries = [...source.matchAll(/\/\*\*((?:(?!\*\/)[^])*)\*\/\s*export const (\w+) = (.*)\n/g)]
-  const undocumented = Object.keys(values).filter((name) => !entries.some((entry) => entry[2] === name))
+  // A reason is that of all the limits right below it.
+  const entries = [...source.matchAll(/\/\*\*((?:(?!\*\/)[^])*)\*\/\s*((?:export const \w+ = .*\n)+)/g)]
+    .flatMap(([, doc, limits]) => [...limits!.matchAll(/export const (\w+)/g)].map((one) => [doc!, one[1]!] as const))
+  const undocumented = Object.keys(values).filter((name) => !entries.some((entry) => entry[1] === name))
   if (undocumented.length > 0) throw new Error(`Cannot document ${undocumented.join(', ')}: write the reason above it`)
   return page('Limits', 'src/base/limits.ts', [
     'Every limit that the hypervisor sets, and why.',
-    table(['name', 'value', 'reason'], entries.map(([, doc, name]) => [
-      code(name!), values[name!]!.toLocaleString('en'),
-      doc!.replace(/^\s*\*/gm, '').trim().replace(/\s+/g, ' '),
+    table(['name', 'value', 'reason'], entries.map(([doc, name]) => [
+      code(name), values[name]!.toLocaleString('en'),
+      doc.replace(/^\s*\*/gm, '').trim().replace(/\s+/g, ' '),
     ])),
   ])
 }
@@ -77,17 +79,30 @@ function cli(): string {
 }
 
 function manifest(): string {
-  const schema = z.toJSONSchema(CELL_MANIFEST, { io: 'input' })
-  const rows = Object.entries(schema.properties ?? {}).map(([name, property]) => {
-    const { type = 'any', description = '' } = property as { type?: string; description?: string }
-    return [code(name), type, schema.required?.includes(name) ? 'yes' : 'no', description]
-  })
+  const [cell, ofStack] = [keys(CELL_MANIFEST), keys(STACK_CELL_MANIFEST)]
+  const known = new Set(cell.map(([name]) => name))
   const head = readFileSync(join(ROOT, 'src/cli/manifest.ts'), 'utf8').split('\n\n', 1)[0]!
-  const example = head.split('\n').filter((line) => line.startsWith('//   ')).map((line) => line.slice(5)).join('\n')
+  const [cellExample, stackExample] = [...head.matchAll(/(?:^\/\/ {3}.*\n)+/gm)].map(([lines]) =>
+    `\`\`\`yaml\n${lines.replace(/^\/\/ {3}/gm, '')}\`\`\``)
   return page('Manifest', 'src/cli/manifest.ts', [
-    'A cell described by a file (YAML), for `cellar run -f MANIFEST`. Unknown keys are refused.',
-    table(['key', 'type', 'needed', 'meaning'], rows), `\`\`\`yaml\n${example}\n\`\`\``,
+    'A cell, or a stack of cells that share the CPU, described by a file (YAML), for `cellar run -f MANIFEST`. A ' +
+      'manifest with `cells` is a stack. Unknown keys are refused.',
+    '## A cell', table(KEYS_HEAD, cell), cellExample!,
+    '## A stack', table(KEYS_HEAD, keys(STACK_MANIFEST)), stackExample!,
+    '## A cell of a stack', 'All that a cell has, and:', table(KEYS_HEAD, ofStack.filter(([name]) => !known.has(name))),
+    '## A pool', table(KEYS_HEAD, keys(POOL_MANIFEST)),
   ])
+}
+
+const KEYS_HEAD = ['key', 'type', 'needed', 'meaning'] as const
+
+type Property = { readonly type?: string | readonly string[]; readonly description?: string }
+
+/** A row for each key that a schema knows. */
+function keys(schema: z.ZodType): [name: string, type: string, needed: string, meaning: string][] {
+  const { properties = {}, required = [] } = z.toJSONSchema(schema, { io: 'input' })
+  return Object.entries(properties as Record<string, Property>).map(([name, { type = 'any', description = '' }]) =>
+    [code(name), [type].flat().join(' or '), required.includes(name) ? 'yes' : 'no', description])
 }
 
 /** The names of a function's parameters, in angle brackets: what a message says before it has values. */

@@ -4,17 +4,19 @@
 //   PREEMPT   not 0: the guest that runs must leave. Translated code looks at it, hence its place: the first;
 //   WAKE      counts rings; an idle pCPU waits for it to change;
 //   ARMED     1: DEADLINE is set. The timer takes it back when it rings;
-//   DEADLINE  when to ring: microseconds of the monotonic clock, modulo 2^32.
+//   DEADLINE  when to ring: microseconds of the monotonic clock, modulo 2^32;
+//   POSTED    counts messages that other threads have posted to this one.
 // And one word of all pCPUs, POKE, that wakes the timer: counted up by a pCPU whose deadline comes before the timer's
 // next one (SLEEPS_UNTIL, while SLEEPS is 1). A pCPU that puts its deadline off writes two words and calls nobody.
 
 import { nowNs } from '../base/stopwatch.ts'
 
 /** Words of a pCPU's control memory. */
-export const PREEMPT = 0
+const PREEMPT = 0
 const WAKE = 1
 const ARMED = 2
 const DEADLINE = 3
+const POSTED = 4
 /** Words of what the timer shares with all pCPUs. */
 const POKE = 0
 const SLEEPS = 1
@@ -28,12 +30,19 @@ export function newBell(): SharedArrayBuffer {
   return new SharedArrayBuffer(3 * 4)
 }
 
+/** Tells a pCPU that it has been posted a message: a guest that is alone is asked to leave, so that it is read. */
+export function announce(control: Int32Array): void {
+  Atomics.add(control, POSTED, 1)
+  Atomics.store(control, PREEMPT, 1)
+}
+
 /** A pCPU's end. */
 export class Alarm {
   readonly #control: Int32Array
   readonly #bell: Int32Array
   #armed = Infinity
   #waiting = false
+  #read = 0
 
   constructor(control: Int32Array, bell: SharedArrayBuffer) {
     this.#control = control
@@ -58,9 +67,19 @@ export class Alarm {
     Atomics.notify(bell, POKE)
   }
 
-  /** The guest that runs may go on. */
+  /** The guest that is picked next may run. Who posts a message after this rings again. */
   clear(): void {
     Atomics.store(this.#control, PREEMPT, 0)
+  }
+
+  /** True if a message was announced that hasn't been read yet: the event loop will bring it. */
+  get hasMail(): boolean {
+    return (Atomics.load(this.#control, POSTED) - this.#read | 0) > 0
+  }
+
+  /** To be called at each message. */
+  messageRead(): void {
+    this.#read = this.#read + 1 | 0
   }
 
   /** The guest that runs must leave. */

@@ -17,7 +17,7 @@ import { isGated } from './gate.ts'
 import { bind, HYPERCALL_NAMES, type Tracer } from './hypercalls.ts'
 import { describeTrap, type Trap } from './trap.ts'
 
-/** Instructions that a guest in fuel mode executes between two looks at who else wants the pCPU: under a millisecond. */
+/** Instructions that a guest in fuel mode executes until it lets others run: under a millisecond. */
 const FUEL_SLICE = 1_000_000
 
 /** How a cell ended. */
@@ -97,7 +97,8 @@ export class Cell {
     this.instance = instantiate(executable, imports)
     if (preemption !== undefined) {
       (this.instance.exports[preemption.table] as WebAssembly.Table).set(0, gate['preempted'])
-      if (preemption.fuel !== undefined) this.#fuel = this.instance.exports[preemption.fuel] as WebAssembly.Global<'i32'>
+      const { fuel = '' } = preemption
+      this.#fuel = this.instance.exports[fuel] as WebAssembly.Global<'i32'> | undefined
       this.#refuel()
     }
   }

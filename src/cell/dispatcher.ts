@@ -3,7 +3,8 @@
 // A vCPU that leaves (it waits, or it was asked to) has its stack parked by JSPI, and its promise is what makes it go
 // on. So the thread is given away by resolving a promise: the vCPU goes on in a microtask, and runs until it leaves.
 // When one has left, the next is picked in another microtask: two switches, no turn of the event loop. But the event
-// loop must turn for what comes from outside, so the pick waits for it whenever that hasn't happened for LOOP_NS.
+// loop must turn for what comes from outside, so the pick waits for it whenever that hasn't happened for LOOP_NS, and
+// until it has brought the messages that were announced (alarm.ts): a vCPU that is alone would leave them unread.
 //
 // Who runs must leave at queue.until, when a timer is due that may wake another, or when a quantum has passed in which
 // I/O may have come for another: the alarm rings (alarm.ts), and translated code sees it at its next check. A vCPU that
@@ -73,9 +74,12 @@ export class Dispatcher {
   }
 
   remove(node: Node<ScheduledTurn>): void {
-    this.#turns--
     if (this.queue.current === node) this.stop('ended')
     else this.queue.remove(node, nowNs())
+  }
+
+  forget(): void {
+    this.#turns--
   }
 
   // What the queue or the timers wait for may be something else now.
@@ -99,8 +103,9 @@ export class Dispatcher {
     this.#isPlanned = false
     const { queue } = this
     if (queue.current !== undefined) return
-    let now = nowNs()
-    if (now - this.#loopTurnedAt > LOOP_NS) {
+    const now = nowNs()
+    this.#alarm.clear()
+    if (now - this.#loopTurnedAt > LOOP_NS || this.#alarm.hasMail) {
       this.#isPlanned = true
       setImmediate(this.#afterLoop)
       return
@@ -111,7 +116,6 @@ export class Dispatcher {
       this.#alarm.wakeAt(Math.min(queue.until, this.#timers.nextNs), this.#dispatch)
       return
     }
-    this.#alarm.clear()
     this.#arm(now)
     node.owner!.go()
   }
@@ -174,7 +178,10 @@ export class ScheduledTurn implements Turn {
   }
 
   after(ns: number, wake: () => void): () => void {
-    return this.#dispatcher.after(ns, wake)
+    if (ns > 0) return this.#dispatcher.after(ns, wake)
+    // It only lets others run: awake before it parks, it yields.
+    wake()
+    return () => {}
   }
 
   cpuNs(): number {
@@ -183,6 +190,11 @@ export class ScheduledTurn implements Turn {
 
   end(): void {
     this.#dispatcher.remove(this.node)
+  }
+
+  /** Nothing is left to do for it on this thread. Until then others let the event loop turn, though they be alone. */
+  close(): void {
+    this.#dispatcher.forget()
   }
 
   #promise(): Promise<void> {

@@ -79,7 +79,8 @@ export class Pcpu {
   /**
    * As `create`, with descriptors that are already open and hypercalls that are already loaded: one synchronous step.
    */
-  createNow(executable: Executable, grants: Grants, descriptors: Descriptors, { tracer, counts, turn }: Watch = {}): Cell {
+  createNow(executable: Executable, grants: Grants, descriptors: Descriptors, watch: Watch = {}): Cell {
+    const { tracer, counts, turn } = watch
     const parts: CellParts = {
       args: grants.args.map(terminated),
       // Of a variable that is given twice the later counts.

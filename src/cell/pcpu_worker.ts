@@ -2,10 +2,11 @@
 //
 // The thread that owns it (stack.ts) posts commands, and gets back what became of each cell. Counters lie in shared
 // memory, so that the owner can read them while a guest keeps this thread busy. Where cells share the pCPU by force the
-// owner rings the alarm with each message, or a guest that is alone would not let it be read.
+// owner announces each message (alarm.ts), or a guest that is alone would not let it be read.
 
 import { parentPort, workerData } from 'node:worker_threads'
 import { CellarError } from '../base/errors.ts'
+import type { LabelledOutput } from '../services/console/labelled.ts'
 import { StandardInput, StandardOutput } from '../services/console/stdio.ts'
 import { nullConsole } from '../services/console/console.ts'
 import type { Node, Terms } from '../sched/node.ts'
@@ -20,7 +21,10 @@ import { flushed, Pcpu, type Console, type Grants } from './pcpu.ts'
 
 /** What a pCPU is started with (workerData). Without `shared`, cells run until they wait. */
 export type PcpuStart = {
-  readonly shared?: { readonly control: WebAssembly.Memory; readonly bell: SharedArrayBuffer; readonly quantumNs: number }
+  readonly shared?: {
+    readonly control: WebAssembly.Memory; readonly bell: SharedArrayBuffer; readonly streams: SharedArrayBuffer
+    readonly quantumNs: number
+  }
   /** The processor to which the thread is bound, where the kernel lets it. */
   readonly processor?: number
 }
@@ -69,8 +73,8 @@ type Running = { readonly cell: Cell | undefined; readonly turn: ScheduledTurn |
 
 const { shared, processor } = workerData as PcpuStart
 const pcpu = new Pcpu(shared?.control)
-const dispatcher = shared === undefined ? undefined
-  : new Dispatcher(new Alarm(new Int32Array(shared.control.buffer), shared.bell), shared.quantumNs)
+const alarm = shared === undefined ? undefined : new Alarm(new Int32Array(shared.control.buffer), shared.bell)
+const dispatcher = alarm === undefined ? undefined : new Dispatcher(alarm, shared!.quantumNs)
 dispatcher?.queue.blame(true)
 const running = new Map<number, Running>()
 const ids = new Map<Node<ScheduledTurn>, number>()
@@ -79,6 +83,7 @@ const port = parentPort!
 
 if (processor !== undefined) (await import('../sys/affinity.ts')).bindThread(processor)
 port.on('message', (message: Command) => {
+  alarm?.messageRead()
   if ('start' in message) void start(message)
   else if ('pool' in message) setPool(message.pool, message.terms)
   else if ('terms' in message) setTerms(message.id, message.terms)
@@ -94,7 +99,8 @@ async function start(message: { readonly start: number } & Start): Promise<void>
   running.set(id, record)
   let callOff = (): void => {}
   try {
-    const cell = await create(message, turn)
+    const { labelled, ...console } = await consoleFor(message.label)
+    const cell = await create(message, console, turn)
     running.set(id, { cell, turn })
     post({ id, created: true })
     if (record.end !== undefined) cell.context.stop(record.end)
@@ -104,6 +110,7 @@ async function start(message: { readonly start: number } & Start): Promise<void>
     const ended = calls === undefined ? await cell.run()
       : await (await import('./library.ts')).runLibrary(cell, executable.name, calls)
     await flushed(grants)
+    for (const stream of labelled) await stream.settled(SETTLE_MS_MAX)
     const figures = turn === undefined ? {} : { figures: figuresOf(id, cell, turn) }
     post({ id, ended, usage: cell.usage(), ...figures })
   } catch (error) {
@@ -114,21 +121,24 @@ async function start(message: { readonly start: number } & Start): Promise<void>
     callOff()
     running.delete(id)
     if (turn !== undefined) ids.delete(turn.node)
+    turn?.close()
   }
 }
 
-async function create({ executable, grants, trace, counts, label }: Start, turn: ScheduledTurn | undefined):
+async function create({ executable, grants, trace, counts }: Start, console: Console, turn: ScheduledTurn | undefined):
 Promise<Cell> {
   const tracer = trace ? (await import('./trace.ts')).traceToStderr() : undefined
-  return await pcpu.create(executable, grants, await consoleFor(label), { tracer, counts, turn })
+  return await pcpu.create(executable, grants, console, { tracer, counts, turn })
 }
 
-async function consoleFor(label: string | undefined): Promise<Console> {
+async function consoleFor(label: string | undefined): Promise<Console & { labelled: readonly LabelledOutput[] }> {
   if (label === undefined) {
-    return { stdin: new StandardInput(0), stdout: new StandardOutput(1), stderr: new StandardOutput(2) }
+    return { stdin: new StandardInput(0), stdout: new StandardOutput(1), stderr: new StandardOutput(2), labelled: [] }
   }
   const { LabelledOutput } = await import('../services/console/labelled.ts')
-  return { stdin: nullConsole, stdout: new LabelledOutput(1, label), stderr: new LabelledOutput(2, label) }
+  const [stdout, stderr] = [1, 2].map((fd) => new LabelledOutput(fd, label, shared!.streams)) as
+    [LabelledOutput, LabelledOutput]
+  return { stdin: nullConsole, stdout, stderr, labelled: [stdout, stderr] }
 }
 
 function setPool(name: string, terms: Terms): void {
@@ -176,3 +186,5 @@ function post(message: Report): void {
 
 const UNLIMITED: Terms = { shares: 10_000, reservation: 0, limit: Infinity }
 const TIMED_OUT = 124
+/** How long a cell's end is held back for its last line to be written. */
+const SETTLE_MS_MAX = 1000

@@ -9,7 +9,9 @@ import { decodeModule } from '../wasm/decode.ts'
 import { ReservedName } from '../wasm/prepare.ts'
 import type { Executable } from './executable.ts'
 import { executableOf, gateFor } from './load.ts'
-import { loadProgram, type Program, type ProgramRules } from './program.ts'
+import {
+  checkProgram, compilePrepared, prepareProgram, readProgram, type PreparedProgram, type ProgramRules,
+} from './program.ts'
 import { keyOf, type TranslationCache } from './translation_cache.ts'
 
 /** Translating a smaller module takes less time than looking it up. */
@@ -19,7 +21,9 @@ const CACHED_BYTES_MIN = 1024 * 1024
 export function loadPreemptible(
   path: string, rules: ProgramRules = { stubs: [] }, options: Options = { mode: 'preempt' }, cache?: TranslationCache,
 ): Executable {
-  const program = loadProgram(path, rules)
+  const file = readProgram(path)
+  checkProgram(file, rules)
+  const program = prepareProgram(file)
   const executable = executableOf({ ...program, compiled: compiled(program, options, cache) })
   return {
     ...executable,
@@ -30,19 +34,31 @@ export function loadPreemptible(
   }
 }
 
-// The cache is an optimisation: what it gives is compiled like anything else, and made anew if that fails.
-function compiled(program: Program, options: Options, cache: TranslationCache | undefined): WebAssembly.Module {
+// The guest is validated before it is translated: what names something that it hasn't got must not come to name what we
+// add. What is in the cache was. The cache is an optimisation: what it gives is made anew if V8 doesn't take it.
+function compiled(program: PreparedProgram, options: Options, cache: TranslationCache | undefined): WebAssembly.Module {
   const { bytes } = program.prepared
-  if (cache === undefined || bytes.length < CACHED_BYTES_MIN) return new WebAssembly.Module(translated(program, options))
-  const key = keyOf(bytes, `${options.mode} ${options.unbounded === true}`, TRANSLATOR_VERSION)
-  const found = cache.get(key)
-  if (found !== undefined && WebAssembly.validate(found)) return new WebAssembly.Module(found)
+  const key = cache === undefined || bytes.length < CACHED_BYTES_MIN ? undefined
+    : keyOf(bytes, `${options.mode} ${options.unbounded === true}`, TRANSLATOR_VERSION)
+  const found = key === undefined ? undefined : cache!.get(key)
+  const cached = found === undefined ? undefined : moduleOf(found)
+  if (cached !== undefined) return cached
+  // What is invalid is compiled for the error that says where.
+  if (!WebAssembly.validate(bytes)) compilePrepared(program)
   const made = translated(program, options)
-  cache.put(key, made)
+  if (key !== undefined) cache!.put(key, made)
   return new WebAssembly.Module(made)
 }
 
-function translated({ path, prepared }: Program, options: Options): Uint8Array<ArrayBuffer> {
+function moduleOf(bytes: Uint8Array<ArrayBuffer>): WebAssembly.Module | undefined {
+  try {
+    return new WebAssembly.Module(bytes)
+  } catch {
+    return undefined
+  }
+}
+
+function translated({ path, prepared }: PreparedProgram, options: Options): Uint8Array<ArrayBuffer> {
   try {
     return translate(decodeModule(prepared.bytes), options).bytes
   } catch (cause) {

@@ -1,7 +1,6 @@
 // cell/preemptible_test.ts: cells that share a pCPU by force.
 
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { OutputBuffer } from '../services/console/console.ts'
@@ -71,14 +70,3 @@ test('the fuel that a guest takes is the same alone and among others', async () 
   assert.ok(alone > 1_000_000, String(alone))
   assert.equal(await fuelAmong(3), alone)
 })
-
-// Should V8 come to hoist the load of the control word out of loops, this would never end. The loop has no store and
-// no call that might keep it from doing so, but for the check's own.
-for (const flags of [['--no-liftoff'], ['--liftoff-only', '--no-wasm-tier-up'], ['--wasm-tiering-budget=1000']]) {
-  test(`a word that another thread sets stops a loop under ${flags.join(' ')}`, { timeout: 30_000 }, () => {
-    const script = fileURLToPath(new URL('./visibility_test_support.ts', import.meta.url))
-    const { status, stderr } = spawnSync(process.execPath,
-      ['--disable-warning=ExperimentalWarning', ...flags, script], { encoding: 'utf8', timeout: 20_000 })
-    assert.equal(status, 0, stderr)
-  })
-}

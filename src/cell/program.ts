@@ -23,8 +23,11 @@ import type { Signature } from '../wasi/p1/table.ts'
 /** A module that was read and decoded. */
 export type ProgramFile = { readonly path: string; readonly bytes: Uint8Array<ArrayBuffer>; readonly module: Module }
 
+/** A program that V8 may compile. */
+export type PreparedProgram = ProgramFile & { readonly prepared: Prepared }
+
 /** A program that may be instantiated. `compiled` is of `prepared.bytes`, and may be posted to other threads. */
-export type Program = ProgramFile & { readonly prepared: Prepared; readonly compiled: WebAssembly.Module }
+export type Program = PreparedProgram & { readonly compiled: WebAssembly.Module }
 
 /** What checkProgram allows. */
 export type ProgramRules = {
@@ -75,16 +78,25 @@ export function checkProgram({ path, module }: ProgramFile, rules: ProgramRules)
 
 /** Makes the program ready for instantiation. V8 has validated it then. Throws CellarError. */
 export function compileProgram(file: ProgramFile): Program {
+  const program = prepareProgram(file)
+  return { ...program, compiled: compilePrepared(program) }
+}
+
+/** Takes memories and start function out of the guest's hands. V8 has seen nothing of it yet. Throws CellarError. */
+export function prepareProgram(file: ProgramFile): PreparedProgram {
   const { path, bytes, module } = file
-  let prepared: Prepared
   try {
-    prepared = prepare(bytes, module)
+    return { ...file, prepared: prepare(bytes, module) }
   } catch (cause) {
     if (!(cause instanceof ReservedName)) throw cause
     throw new CellarError('MODULE_INVALID', [path, cause.message], { cause })
   }
+}
+
+/** Lets V8 validate and compile it. Throws CellarError. */
+export function compilePrepared({ path, prepared }: PreparedProgram): WebAssembly.Module {
   try {
-    return { ...file, prepared, compiled: new WebAssembly.Module(prepared.bytes) }
+    return new WebAssembly.Module(prepared.bytes)
   } catch (cause) {
     if (!(cause instanceof WebAssembly.CompileError)) throw cause
     throw new CellarError('MODULE_INVALID', [path, compileErrorText(cause.message, prepared)], { cause })

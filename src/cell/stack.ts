@@ -8,10 +8,13 @@
 import { availableParallelism } from 'node:os'
 import { SHARE_ENV, Worker } from 'node:worker_threads'
 import { CellarError } from '../base/errors.ts'
+import { newStreams } from '../services/console/labelled.ts'
 import type { Terms } from '../sched/node.ts'
-import { entitlements, place, splitPool, type Guest, type Pcpu, type Wish } from '../sched/placement.ts'
+import {
+  entitlements, place, refusal, splitPool, type Guest, type Pcpu, type Refusal, type Wish,
+} from '../sched/placement.ts'
 import type { End } from '../wasi/p1/context.ts'
-import { newBell, PREEMPT } from './alarm.ts'
+import { announce, newBell } from './alarm.ts'
 import type { Outcome, Usage } from './cell.ts'
 import { newControl } from './pcpu.ts'
 import type { Command, Figures, PcpuStart, Report, Start } from './pcpu_worker.ts'
@@ -31,9 +34,14 @@ export type Member = Start & { readonly name: string; terms: Terms }
 /** How a cell of a stack ended. */
 export type Ended = { readonly outcome: Outcome; readonly usage: Usage; readonly figures: Figures }
 
+/** How long a pCPU has to tell figures: it does when its cell's quantum ends. */
+const ANSWER_MS_MAX = 1000
+
 type Thread = {
   readonly worker: Worker; readonly control: Int32Array
-  report: ((figures: readonly Figures[], busyNs: number) => void) | undefined
+  /** Who waits for its figures, in the order of asking. */
+  readonly askers: ((figures: readonly Figures[]) => void)[]
+  isGone: boolean
 }
 type Resident = {
   readonly id: number; readonly pcpu: number; member: Member; last: Figures | undefined
@@ -49,20 +57,25 @@ export class Stack {
   #nextId = 0
 
   constructor({ pcpus = availableParallelism(), quantumNs, pools = new Map() }: StackOptions) {
-    const bell = newBell()
+    const [bell, streams] = [newBell(), newStreams()]
     this.#pools = new Map(pools)
     const controls: SharedArrayBuffer[] = []
     for (let i = 0; i < pcpus; i++) {
       const control = newControl()
       const buffer = control.buffer as unknown as SharedArrayBuffer
       controls.push(buffer)
-      // One a processor, or none at all: two that are bound to one would leave another idle.
-      const start: PcpuStart = { shared: { control, bell, quantumNs },
-        ...(pcpus <= availableParallelism() ? { processor: i } : {}) }
+      // One on each processor, or none at all: two that are bound to one would leave another idle, be they of this
+      // process or of another that has no more than one, either.
+      const start: PcpuStart = { shared: { control, bell, streams, quantumNs },
+        ...(pcpus === availableParallelism() ? { processor: i } : {}) }
       const worker = new Worker(new URL('./pcpu_worker.ts', import.meta.url), { env: SHARE_ENV, workerData: start })
-      const thread: Thread = { worker, control: new Int32Array(buffer), report: undefined }
+      const thread: Thread = { worker, control: new Int32Array(buffer), askers: [], isGone: false }
       worker.on('message', (report: Report) => this.#reported(thread, report))
-      worker.on('error', (error) => this.#failAll(error))
+      worker.on('error', (error) => {
+        thread.isGone = true
+        for (const answer of thread.askers.splice(0)) answer([])
+        this.#failAll(error)
+      })
       this.#threads.push(thread)
       for (const [pool, terms] of splitPools(this.#pools, pcpus)) this.#post(i, { pool, terms })
     }
@@ -85,10 +98,7 @@ export class Stack {
       .sort((a, b) => b.guest.reservation - a.guest.reservation || b.guest.load - a.guest.load || a.i - b.i)
     for (const { i, guest } of order) {
       const placed = place(pcpus, guest)
-      if (!('pcpu' in placed)) {
-        const [wanted, largest, total] = [placed.wanted, placed.largestFree, placed.totalFree].map(percent)
-        throw new CellarError('RESERVATION_REFUSED', [members[i]!.name, wanted!, largest!, total!])
-      }
+      if (!('pcpu' in placed)) throw refusalOf(members[i]!, placed)
       planned[i] = placed.pcpu;
       (pcpus[placed.pcpu]!.guests as Guest[]).push(guest)
     }
@@ -105,12 +115,22 @@ export class Stack {
     return { id, ended: promise }
   }
 
-  /** Gives a cell other terms while it runs. */
-  setTerms(id: number, terms: Terms): void {
-    const resident = this.#residents.get(id)
-    if (resident === undefined) return
-    resident.member = { ...resident.member, terms }
-    this.#post(resident.pcpu, { id, terms })
+  /** Gives cells, by id, other terms while they run. Throws CellarError, and changes nothing, as `plan` does. */
+  setTerms(changes: ReadonlyMap<number, Terms>): void {
+    const all = [...this.#residents.values()].map((one) =>
+      ({ ...one, member: { ...one.member, terms: changes.get(one.id) ?? one.member.terms } }))
+    for (const { id, pcpu, member } of all) {
+      const guests = all.filter((one) => one.pcpu === pcpu && one.id !== id)
+        .map((one) => guestOf(String(one.id), one.member, 0))
+      const refused = refusal([{ id: pcpu, guests }], member.terms.reservation)
+      if (refused !== undefined && changes.has(id)) throw refusalOf(member, refused)
+    }
+    for (const [id, terms] of changes) {
+      const resident = this.#residents.get(id)
+      if (resident === undefined) continue
+      resident.member = { ...resident.member, terms }
+      this.#post(resident.pcpu, { id, terms })
+    }
   }
 
   /** Gives a pool other terms, split over the pCPUs at the next reading of figures. */
@@ -127,15 +147,15 @@ export class Stack {
     if (resident !== undefined) this.#post(resident.pcpu, { stop: id, end })
   }
 
-  /** What became of the time of the cells that run, by id; pools are split anew by what their cells want. */
+  /**
+   * What became of the time of the cells that run, by id; pools are split anew by what their cells want. Of a pCPU that
+   * doesn't answer (a system call holds it up) there is what it has said last.
+   */
   async figures(): Promise<Map<number, Figures & { readonly pcpu: number }>> {
     const found = new Map<number, Figures & { readonly pcpu: number }>()
+    for (const { id, pcpu, last } of this.#residents.values()) if (last !== undefined) found.set(id, { ...last, pcpu })
     await Promise.all(this.#threads.map(async (thread, pcpu) => {
-      const figures = await new Promise<readonly Figures[]>((resolve) => {
-        thread.report = resolve
-        this.#post(pcpu, { report: true })
-      })
-      for (const one of figures) found.set(one.id, { ...one, pcpu })
+      for (const one of await this.#ask(thread, pcpu)) found.set(one.id, { ...one, pcpu })
     }))
     this.#resplit(found)
     return found
@@ -144,6 +164,17 @@ export class Stack {
   /** Ends all threads. Cells that still run are gone. */
   async close(): Promise<void> {
     await Promise.all([this.#timer, ...this.#threads.map(({ worker }) => worker)].map((worker) => worker.terminate()))
+  }
+
+  async #ask(thread: Thread, pcpu: number): Promise<readonly Figures[]> {
+    if (thread.isGone) return []
+    const { promise, resolve } = Promise.withResolvers<readonly Figures[]>()
+    thread.askers.push(resolve)
+    this.#post(pcpu, { report: true })
+    const late = setTimeout(resolve, ANSWER_MS_MAX, [])
+    const figures = await promise
+    clearTimeout(late)
+    return figures
   }
 
   #resplit(found: ReadonlyMap<number, Figures>): void {
@@ -164,19 +195,14 @@ export class Stack {
     }
   }
 
-  // A guest that is alone on its pCPU isn't interrupted but by us.
   #post(pcpu: number, command: Command): void {
     const { worker, control } = this.#threads[pcpu]!
     worker.postMessage(command)
-    Atomics.store(control, PREEMPT, 1)
+    announce(control)
   }
 
   #reported(thread: Thread, report: Report): void {
-    if ('busyNs' in report) {
-      thread.report?.(report.figures, report.busyNs)
-      thread.report = undefined
-      return
-    }
+    if ('busyNs' in report) return thread.askers.shift()?.(report.figures)
     const resident = this.#residents.get(report.id)
     if (resident === undefined || 'created' in report) return
     this.#residents.delete(report.id)
@@ -191,7 +217,7 @@ export class Stack {
 }
 
 /** '12.5 %' of a pCPU. */
-export function percent(pcpus: number): string {
+function percent(pcpus: number): string {
   return `${Number((pcpus * 100).toFixed(1))} %`
 }
 
@@ -204,6 +230,10 @@ export function wishes(
   const free = all.filter((_, i) => members[i]!.pool === undefined)
   return [...free, ...[...pools].map(([name, terms]): Wish =>
     ({ id: `pool ${name}`, terms, children: all.filter((_, i) => members[i]!.pool === name) }))]
+}
+
+function refusalOf({ name }: Member, { wanted, largestFree, totalFree }: Refusal): CellarError {
+  return new CellarError('RESERVATION_REFUSED', [name, percent(wanted), percent(largestFree), percent(totalFree)])
 }
 
 function guestOf(id: string, { terms }: Member, load: number): Guest {

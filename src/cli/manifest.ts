@@ -30,7 +30,8 @@ import { isMap, isNode, isScalar, LineCounter, parseDocument, type Document } fr
 import { z } from 'zod'
 import { CellarError } from '../base/errors.ts'
 import {
-  COPIES_MAX, PCPUS_MAX, QUANTUM_NS_DEFAULT, SHARES_MAX, WASM_PAGE_BYTES, WASM_PAGES_MAX,
+  COPIES_MAX, PCPUS_MAX, QUANTUM_NS_DEFAULT, QUANTUM_NS_MAX, QUANTUM_NS_MIN, SHARES_MAX, WASM_PAGE_BYTES,
+  WASM_PAGES_MAX,
 } from '../base/limits.ts'
 import { parseCpu, parseDuration, parseSize } from '../base/units.ts'
 import type { Grants } from '../cell/pcpu.ts'
@@ -40,21 +41,33 @@ import type { StackPlan } from './stack.ts'
 
 const argument = z.union([z.number(), z.string(), z.array(z.string())])
 
-const cpu = (what: string) =>
-  z.union([z.number(), z.string()]).refine((value) => parseCpu(String(value)) !== undefined,
-    'must be a part of a pCPU above 0, such as 10% or 0.5').optional().describe(what)
+const cpu = (what: string, most = Infinity) =>
+  z.union([z.number(), z.string()])
+    .refine((value) => parseCpu(String(value)) !== undefined, 'must be a part of a pCPU above 0, such as 10% or 0.5')
+    .refine((value) => (parseCpu(String(value)) ?? 0) <= most, `must be ${most} at most: a cell runs on one pCPU`)
+    .optional().describe(what)
 
 const duration = (what: string): z.ZodOptional<z.ZodString> =>
   z.string().refine((text) => (parseDuration(text) ?? 0) > 0, 'must be a duration above 0, such as 5s').optional()
     .describe(what)
 
+const RESERVATION = 'CPU that it has whenever it wants it: a part of a pCPU, such as 25% or 0.25'
+
 /** What a cell or a pool is given of the CPU. */
 const TERMS = {
   shares: z.int().min(1).max(SHARES_MAX).optional()
     .describe(`Weight against others, 1 to ${SHARES_MAX} (default: ${DEFAULT_TERMS.shares})`),
-  'cpu-reservation': cpu('CPU that it has whenever it wants it: a part of a pCPU, such as 25% or 0.25'),
+  'cpu-reservation': cpu(RESERVATION),
   'cpu-limit': cpu('CPU that it never has more of: pCPUs, such as 10% or 1.5'),
 }
+
+/** Terms that contradict each other, as a refinement: the check, and what is said where. */
+const NO_CONTRADICTION: [(terms: Part) => boolean, { path: string[]; message: string }] = [
+  (terms) => part(terms['cpu-limit'], Infinity) >= part(terms['cpu-reservation'], 0),
+  { path: ['cpu-limit'], message: 'must be no less than cpu-reservation' },
+]
+
+type Part = Partial<Record<'cpu-limit' | 'cpu-reservation', number | string | undefined>>
 
 const CELL_FIELDS = {
   program: z.string().min(1).describe('The .wasm file, relative to the manifest'),
@@ -70,6 +83,7 @@ const CELL_FIELDS = {
   calls: z.array(z.strictObject({ call: z.string().min(1), with: z.array(argument).default([]) })).min(1).optional()
     .describe('Exports to call in order, in place of _start; strings are passed as the component ABI does'),
   ...TERMS,
+  'cpu-reservation': cpu(RESERVATION, 1),
   deterministic: z.boolean().optional().describe(
     'Let it leave its pCPU by a count of what it has executed: at the same places in every run'),
   unbounded: z.boolean().optional().describe(
@@ -77,10 +91,10 @@ const CELL_FIELDS = {
 }
 
 /** What a cell's manifest may say. Unknown keys are errors: a typing mistake must not take a limit away. */
-export const CELL_MANIFEST = z.strictObject(CELL_FIELDS)
+export const CELL_MANIFEST = z.strictObject(CELL_FIELDS).refine(...NO_CONTRADICTION)
 
 /** What a pool may say. */
-export const POOL_MANIFEST = z.strictObject(TERMS)
+export const POOL_MANIFEST = z.strictObject(TERMS).refine(...NO_CONTRADICTION)
 
 /** What a cell of a stack may say. */
 export const STACK_CELL_MANIFEST = z.strictObject({
@@ -88,16 +102,21 @@ export const STACK_CELL_MANIFEST = z.strictObject({
   pool: z.string().optional().describe('The pool that it is in'),
   copies: z.int().min(1).max(COPIES_MAX).default(1).describe('How many of it there are: NAME-1, NAME-2, …'),
   timeout: duration('Stop it after this time; its status is 124'),
-})
+}).refine(...NO_CONTRADICTION)
 
 /** What a stack's manifest may say. */
 export const STACK_MANIFEST = z.strictObject({
-  quantum: duration('The longest that a cell runs while others want to (default: 1ms)'),
+  quantum: z.string().refine((text) => {
+    const ns = parseDuration(text) ?? 0
+    return ns >= QUANTUM_NS_MIN && ns <= QUANTUM_NS_MAX
+  }, 'must be a duration from 100us to 1s').optional()
+    .describe('The longest that a cell runs while others want to (default: 1ms)'),
   pcpus: z.int().min(1).max(PCPUS_MAX).optional().describe('pCPUs (default: as many as there are processors)'),
   for: duration('Stop all cells after this time, and tell what each got'),
   pools: z.record(z.string(), POOL_MANIFEST).default({}).describe('Pools by name: what their cells have together'),
   cells: z.record(z.string().regex(/^[\w.-]{1,40}$/, 'names are of letters, digits, ".", "_" and "-"'),
-    STACK_CELL_MANIFEST).describe('Cells by name'),
+    STACK_CELL_MANIFEST).refine((cells) => Object.keys(cells).length > 0, 'must have a cell at least')
+    .describe('Cells by name'),
 })
 
 /** What the command line adds to a manifest. */
@@ -123,11 +142,30 @@ export function readManifest(path: string, added: Added): { launch: Launch } | {
   }
   const stack = check(STACK_MANIFEST)
   if (added.args.length > 0) refuse('a stack takes no arguments: write them in its cells', 0, undefined)
-  for (const [name, { pool }] of Object.entries(stack.cells)) {
-    if (pool === undefined || Object.hasOwn(stack.pools, pool)) continue
-    refuse(`cells.${name}.pool: no pool is called "${pool}"`, nodeOffset(document, ['cells', name, 'pool']), undefined)
-  }
+  const wrong = contradiction(stack)
+  if (wrong !== undefined) refuse(`${wrong.path.join('.')}: ${wrong.what}`, nodeOffset(document, wrong.path), undefined)
   return { stack: stackOf(path, stack, added) }
+}
+
+/** What of a stack doesn't fit together, though each part of it could stand. */
+function contradiction({ cells, pools }: z.infer<typeof STACK_MANIFEST>):
+{ path: string[]; what: string } | undefined {
+  const left = new Map(Object.entries(pools).map(([name, pool]) => [name, part(pool['cpu-reservation'], 0)]))
+  for (const [name, cell] of Object.entries(cells)) {
+    const wrong = (key: string, what: string) => ({ path: ['cells', name, key], what })
+    const copied = Array.from({ length: cell.copies === 1 ? 0 : cell.copies }, (_, i) => `${name}-${i + 1}`)
+    const taken = copied.find((copy) => Object.hasOwn(cells, copy))
+    if (taken !== undefined) return wrong('copies', `another cell is called "${taken}"`)
+    const fixed = cell.copies === 1 ? undefined : cell.listen.find((address) => !address.endsWith(':0'))
+    if (fixed !== undefined) return wrong('listen', `copies can't all listen on ${fixed}: port 0 gives each its own`)
+    if (cell.pool === undefined) continue
+    if (!left.has(cell.pool)) return wrong('pool', `no pool is called "${cell.pool}"`)
+    const rest = left.get(cell.pool)! - part(cell['cpu-reservation'], 0) * cell.copies
+    // Sums of reservations such as 0.1 are off by their last bits.
+    if (rest < -1e-9) return wrong('cpu-reservation', `pool "${cell.pool}" reserves less than its cells`)
+    left.set(cell.pool, rest)
+  }
+  return undefined
 }
 
 function launchOf(path: string, manifest: z.infer<typeof CELL_MANIFEST>, { args, granted, stubs }: Added): Launch {
@@ -152,24 +190,28 @@ function launchOf(path: string, manifest: z.infer<typeof CELL_MANIFEST>, { args,
   }
 }
 
-type Scheduled = z.infer<typeof POOL_MANIFEST> & { deterministic?: boolean | undefined; unbounded?: boolean | undefined }
+type Scheduled = z.infer<typeof POOL_MANIFEST> &
+  { deterministic?: boolean | undefined; unbounded?: boolean | undefined }
 
 /** undefined if it says nothing of it: then it needn't be translated. */
 function scheduling(manifest: Scheduled): Pick<Launch, 'schedule'> {
   const { deterministic, unbounded } = manifest
   const says = [manifest.shares, manifest['cpu-limit'], manifest['cpu-reservation'], deterministic, unbounded]
   if (says.every((one) => one === undefined)) return {}
-  return { schedule: { terms: termsOf(manifest), deterministic: deterministic ?? false, unbounded: unbounded ?? false } }
+  const terms = termsOf(manifest)
+  return { schedule: { terms, deterministic: deterministic ?? false, unbounded: unbounded ?? false } }
 }
 
 function termsOf(manifest: z.infer<typeof POOL_MANIFEST>): Terms {
-  const part = (value: number | string | undefined, otherwise: number): number =>
-    value === undefined ? otherwise : parseCpu(String(value))!
   return {
     shares: manifest.shares ?? DEFAULT_TERMS.shares,
     reservation: part(manifest['cpu-reservation'], 0),
     limit: part(manifest['cpu-limit'], Infinity),
   }
+}
+
+function part(value: number | string | undefined, otherwise: number): number {
+  return value === undefined ? otherwise : parseCpu(String(value))!
 }
 
 function stackOf(path: string, manifest: z.infer<typeof STACK_MANIFEST>, added: Added): StackPlan {

@@ -8,6 +8,8 @@
 import { signals } from '../base/signals.ts'
 import { CellarError } from '../base/errors.ts'
 import { nowNs } from '../base/stopwatch.ts'
+import { formatDuration } from '../base/units.ts'
+import type { Outcome } from '../cell/cell.ts'
 import type { Executable } from '../cell/executable.ts'
 import { HYPERCALL_NAMES } from '../cell/hypercalls.ts'
 import { loadPreemptible } from '../cell/preemptible.ts'
@@ -49,8 +51,17 @@ type Running = { readonly cell: PlannedCell; readonly member: Member; id: number
 /** How long cells have to end when they are stopped: they do at their next check. */
 const STOP_MS_MAX = 1000
 
-/** Runs the stack to its end: the exit status. `reload` reads its manifest again. */
-export async function runStack(plan: StackPlan, reload?: () => StackPlan): Promise<number> {
+/** Node's timers end here: 24 days. */
+const TIMER_MS_MAX = 0x7fffffff
+
+/** Why a run is over: all cells have ended, one couldn't start, the time is up, or a signal has come. */
+type Over = 'ended' | 'failed' | 'time' | { readonly signal: number }
+
+/** Reads the manifest again: undefined if it is no stack's any more. */
+type Reload = () => StackPlan | undefined
+
+/** Runs the stack to its end: the exit status. */
+export async function runStack(plan: StackPlan, reload?: Reload): Promise<number> {
   const executables = loadAll(plan.cells)
   const stack = new Stack({ pcpus: plan.pcpus, quantumNs: plan.quantumNs, pools: plan.pools })
   try {
@@ -81,19 +92,21 @@ function loadAll(cells: readonly PlannedCell[]): Executable[] {
 class Foreground {
   readonly #stack: Stack
   readonly #plan: StackPlan
-  readonly #reload: (() => StackPlan) | undefined
+  readonly #reload: Reload | undefined
+  readonly #pools: Map<string, Terms>
   readonly #running: Running[]
-  readonly #over = Promise.withResolvers<End | undefined>()
+  readonly #over = Promise.withResolvers<Over>()
   #startedAt = 0
   #drawn = 0
   #failure: unknown
 
   constructor(
-    stack: Stack, plan: StackPlan, executables: readonly Executable[], reload: (() => StackPlan) | undefined,
+    stack: Stack, plan: StackPlan, executables: readonly Executable[], reload: Reload | undefined,
   ) {
     this.#stack = stack
     this.#plan = plan
     this.#reload = reload
+    this.#pools = new Map(plan.pools)
     const width = Math.max(...plan.cells.map(({ name }) => name.length))
     const members = plan.cells.map((cell, i): Member => ({
       name: cell.name, executable: executables[i]!, grants: cell.launch.grants, calls: cell.launch.calls,
@@ -109,22 +122,22 @@ class Foreground {
     const off = this.#listen()
     this.#startedAt = nowNs()
     const all = this.#running.map((one) => this.#start(one))
-    void Promise.all(all).then(() => this.#over.resolve(undefined))
+    void Promise.all(all).then(() => this.#over.resolve('ended'))
     const timer = this.#plan.forNs === undefined ? undefined
-      : setTimeout(() => this.#over.resolve({ kind: 'signal', signal: signals.SIGTERM }), this.#plan.forNs / 1e6)
+      : setTimeout(this.#over.resolve, Math.min(this.#plan.forNs / 1e6, TIMER_MS_MAX), 'time')
     const live = this.#isLive() ? setInterval(() => void this.#draw(), 1000) : undefined
-    const end = await this.#over.promise
+    const over = await this.#over.promise
     clearTimeout(timer)
     clearInterval(live)
     off()
     const rows = await this.#rows()
-    if (end !== undefined) await this.#stopAll(end, all)
+    if (over !== 'ended') await this.#stopAll(endFor(over), all)
     if (this.#failure !== undefined) throw this.#failure
     if (this.#plan.single?.stats !== false) {
       this.#erase()
       process.stderr.write(table(rows, this.#stack.pcpus))
     }
-    return this.#status(end)
+    return this.#status(over)
   }
 
   #isLive(): boolean {
@@ -138,11 +151,11 @@ class Foreground {
       one.ended = await ended
       const { outcome } = one.ended
       if (outcome.kind === 'trap') report({ ...one.cell.launch, name: one.cell.name }, outcome)
-      if (isTimeout(one)) tell(new CellarError('GUEST_TIMED_OUT', [`${one.cell.timeoutNs! / 1e9}s`]))
+      if (isTimeout(one)) tell(new CellarError('GUEST_TIMED_OUT', [formatDuration(one.cell.timeoutNs!)]))
     } catch (error) {
       // One that can't start ends all: half a stack isn't what was asked for.
       this.#failure ??= error
-      this.#over.resolve({ kind: 'signal', signal: signals.SIGTERM })
+      this.#over.resolve('failed')
     }
   }
 
@@ -154,26 +167,17 @@ class Foreground {
     clearTimeout(timer)
   }
 
-  #status(end: End | undefined): number {
-    const [only] = this.#running
-    if (this.#plan.single !== undefined && only?.ended !== undefined && end === undefined) {
-      const { outcome } = only.ended
-      return outcome.kind === 'trap' ? 128 + signals.SIGABRT : statusOf(outcome)
-    }
-    if (end?.kind === 'signal' && this.#plan.forNs === undefined) return statusOf(end)
-    // Of cells that ended by themselves the first that failed.
-    for (const { ended } of this.#running) {
-      if (ended === undefined || ended.outcome === end) continue
-      const { outcome } = ended
-      if (outcome.kind === 'trap') return 128 + signals.SIGABRT
-      if (outcome.kind === 'exit' && statusOf(outcome) !== 0) return statusOf(outcome)
-    }
-    return 0
+  // Of cells that ended by themselves the first, in the manifest, that failed.
+  #status(over: Over): number {
+    if (typeof over === 'object') return 128 + over.signal
+    const stop = over === 'ended' ? undefined : endFor(over)
+    return this.#running.map(({ ended }) => ended === undefined || isSame(ended.outcome, stop) ? 0
+      : statusOf(ended.outcome)).find((status) => status !== 0) ?? 0
   }
 
   #listen(): () => void {
     const stop = (name: 'SIGINT' | 'SIGTERM') => (): void => {
-      this.#over.resolve({ kind: 'signal', signal: signals[name] })
+      this.#over.resolve({ signal: signals[name] })
     }
     const handlers = { SIGINT: stop('SIGINT'), SIGTERM: stop('SIGTERM'), SIGHUP: (): void => this.#reread() }
     for (const [name, handler] of Object.entries(handlers)) process.on(name, handler)
@@ -182,15 +186,17 @@ class Foreground {
 
   /** Gives the cells and pools of the same names their new terms; what else has changed is left as it was. */
   #reread(): void {
-    if (this.#reload === undefined) return this.#over.resolve({ kind: 'signal', signal: signals.SIGHUP })
+    if (this.#reload === undefined) return this.#over.resolve({ signal: signals.SIGHUP })
     try {
-      const { cells, pools } = this.#reload()
-      for (const [pool, terms] of pools) if (this.#plan.pools.has(pool)) this.#stack.setPool(pool, terms)
-      for (const { name, terms } of cells) {
-        const one = this.#running.find(({ cell }) => cell.name === name)
-        if (one === undefined) continue
-        one.member.terms = terms
-        this.#stack.setTerms(one.id, terms)
+      const { cells = [], pools = [] } = this.#reload() ?? {}
+      const found = new Map(cells.map(({ name, terms }) => [name, terms]))
+      const changed = this.#running.filter(({ cell }) => found.has(cell.name))
+      this.#stack.setTerms(new Map(changed.map(({ id, cell }) => [id, found.get(cell.name)!])))
+      for (const { cell, member } of changed) member.terms = found.get(cell.name)!
+      for (const [pool, terms] of pools) {
+        if (!this.#pools.has(pool)) continue
+        this.#pools.set(pool, terms)
+        this.#stack.setPool(pool, terms)
       }
     } catch (error) {
       if (!(error instanceof CellarError)) throw error
@@ -213,7 +219,7 @@ class Foreground {
         end: ended?.outcome,
       }
     })
-    const due = entitlements(this.#stack.pcpus, wishes(rows, this.#plan.pools))
+    const due = entitlements(this.#stack.pcpus, wishes(rows, this.#pools))
     return rows.map((row, i) => ({ ...row, due: due.get(String(i)) ?? 0 }))
   }
 
@@ -236,6 +242,16 @@ function isTimeout({ cell, ended }: Running): boolean {
     ended!.figures.ageNs >= cell.timeoutNs
 }
 
-function statusOf(end: End): number {
-  return end.kind === 'exit' ? end.code & 0xff : 128 + end.signal
+function statusOf(outcome: Outcome): number {
+  if (outcome.kind === 'trap') return 128 + signals.SIGABRT
+  return outcome.kind === 'exit' ? outcome.code & 0xff : 128 + outcome.signal
+}
+
+/** How cells are ended that run when the run is over. */
+function endFor(over: Exclude<Over, 'ended'>): End & { kind: 'signal' } {
+  return { kind: 'signal', signal: typeof over === 'object' ? over.signal : signals.SIGTERM }
+}
+
+function isSame(outcome: Outcome, stop: { signal: number } | undefined): boolean {
+  return outcome.kind === 'signal' && outcome.signal === stop?.signal
 }

@@ -48,6 +48,8 @@ export class Node<T = unknown> {
   // Tags (tags.ts). share.start is P, reserve.start is R; both are keys, changed only while they are in no tree.
   readonly share: Entry<Node<T>>
   readonly reserve: Entry<Node<T>>
+  /** How long it runs before it waits, as far as is known: what its deadline is reckoned with, a quantum at most. */
+  requestNs = Infinity
   /** Runs, if it does, because it was behind its reservation. */
   byReservation = false
   /** Has had more than its share, by reservation: not counted in its pool's weight and V. */

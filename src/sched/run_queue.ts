@@ -29,7 +29,7 @@ import {
   checkTerms, DEFAULT_TERMS, ENDED, enter, Node, blocked, RUNNABLE, RUNNING, THROTTLED, WAITING, type Terms,
 } from './node.ts'
 import {
-  beats, charge, choose, dequeue, enqueue, exhaustedAt, join, leave, mayStart, refill, releaseTime, reweigh,
+  beats, charge, choose, dequeue, enqueue, exhaustedAt, join, learn, leave, mayStart, refill, releaseTime, reweigh,
 } from './tags.ts'
 
 /** What became of a node's time: nanoseconds that add up to its age. */
@@ -191,6 +191,7 @@ export class RunQueue<T = unknown> {
     const cell = this.current
     assert(cell !== undefined, 'a cell is current that is stopped')
     this.current = undefined
+    learn(cell, this.#now - this.#pickedAt, how === 'waiting', this.quantumNs)
     if (how === 'runnable') {
       cell.preemptions++
       this.#queueOrThrottle(cell)

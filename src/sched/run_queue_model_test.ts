@@ -25,6 +25,7 @@ class Guest {
   p = -Infinity
   r = 0
   owed = 0
+  request = Infinity
   tokens = Q
   tokensAt = 0
   reached = 0
@@ -54,7 +55,15 @@ class Guest {
     this.parent!.idleV = this.p
   }
 
+  /** A sixteenth of a quantum at least; what outruns its request is reckoned with a quantum again. */
+  learn(stint: number, keeps: boolean): void {
+    const request = Math.min(this.request, Q)
+    if (!keeps) this.request = Math.max(Q / 16, request / 2 + stint)
+    else if (stint > request) this.request = Infinity
+  }
+
   get pQuantum(): number { return Q / this.terms.shares }
+  get pRequest(): number { return Math.min(this.request, Q) / this.terms.shares }
   get rQuantum(): number { return Q / this.terms.reservation }
   get wantsUp(): boolean { return this.wants || this.children.some(({ isActive }) => isActive) }
   get mayStart(): boolean { return this.terms.limit >= 1 || (this.terms.limit > 0 && this.tokens >= STINT - 1) }
@@ -97,7 +106,8 @@ class Model {
       if (guest.byReservation && !guest.isServed && ahead > 1e-6 * pQuantum) guest.serve()
       if (guest.p >= guest.pDeadline - 1e-6 * pQuantum) guest.pDeadline = guest.p + pQuantum
       if (terms.reservation > 0) {
-        guest.r = Math.min(guest.r + elapsed / terms.reservation, Math.max(guest.r, now + rQuantum - Q))
+        const ahead = now + (guest.byReservation ? 4 : 1) * rQuantum - Q
+        guest.r = Math.min(guest.r + elapsed / terms.reservation, Math.max(guest.r, ahead))
         if (guest.r >= guest.rDeadline - 1e-6 * rQuantum) guest.byReservation = false
       }
       if (terms.limit < 1) guest.tokens += (terms.limit - 1) * elapsed
@@ -179,7 +189,7 @@ class Model {
     const reserved = active.filter(({ terms }) => terms.reservation > 0)
     const behind = best(reserved, ({ r }) => r - this.now, ({ r, rQuantum }) => r + rQuantum)
     const bar = Math.max(pool.v, Math.min(...active.map(({ p }) => p)))
-    const shared = best(active, ({ p }) => p - bar, ({ p, pQuantum }) => p + pQuantum)
+    const shared = best(active, ({ p }) => p - bar, ({ p, pRequest }) => p + pRequest)
     const isSure = reserved.some(({ r }) => r <= this.now - TIE)
     return [...behind.map((guest): [Guest, boolean] => [guest, true]),
       ...(isSure ? [] : shared).map((guest): [Guest, boolean] => [guest, false])]
@@ -189,7 +199,7 @@ class Model {
     this.path = path
     for (const guest of path) {
       this.refill(guest)
-      guest.pDeadline = guest.p + guest.pQuantum
+      guest.pDeadline = guest.p + guest.pRequest
       guest.rDeadline = guest.r + guest.rQuantum
     }
     this.pickedAt = this.now
@@ -202,6 +212,7 @@ class Model {
     const path = this.path
     this.path = []
     path[0]!.wants = keeps
+    path[0]!.learn(this.now - this.pickedAt, keeps)
     for (const guest of path) {
       if (guest.wantsUp) this.queue(guest)
       else this.leave(guest)
@@ -219,7 +230,7 @@ class Model {
       const ahead = joined.r + joined.rQuantum - rival.rDeadline
       if (joined.r <= this.now) return !rival.byReservation || (Math.abs(ahead) < TIE ? undefined : ahead < 0)
     }
-    const ahead = joined.p + joined.pQuantum - rival.pDeadline
+    const ahead = joined.p + joined.pRequest - rival.pDeadline
     const over = joined.p - pool!.v
     if (rival.byReservation || ahead > TIE || over > TIE) return false
     return ahead < -TIE && over < -TIE ? true : undefined
@@ -254,7 +265,7 @@ class Model {
     guest.owed = terms.reservation > 0 ? guest.owed * old.reservation / terms.reservation : 0
     guest.terms = terms
     guest.tokensAt = this.now
-    guest.pDeadline = guest.p + guest.pQuantum
+    guest.pDeadline = guest.p + guest.pRequest
     guest.rDeadline = guest.r + guest.rQuantum
     if (terms.reservation === 0) guest.byReservation = false
     if (!this.path.includes(guest)) {

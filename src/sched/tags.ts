@@ -2,7 +2,8 @@
 //
 // P is virtual time: nanoseconds of running per share. A pool's virtual time V is the mean P of its active children by
 // weight, so that what some have too much, the others have too little: w·(V - P) is what a child is owed. A child is
-// eligible if it is owed something (P ≤ V); its deadline is P + quantum / shares.
+// eligible if it is owed something (P ≤ V); its deadline is P + request / shares. What it requests is a quantum, or less
+// if it is known to wait after less: so who runs shortly and often comes soon, and has no more of the pCPU for it.
 // R is real time: had the node received exactly its reservation, no more, R would be now. Eligible if R ≤ now; its
 // deadline is R + quantum / reservation. Its bounds, both in quanta: AHEAD and OWED_MAX.
 // The bucket holds a quantum at most, is filled at `limit`, and emptied by running.
@@ -13,10 +14,26 @@ import { RUNNABLE, RUNNING, type Node, type Terms } from './node.ts'
 
 /** The most that a node's reservation can be behind, in quanta. More is owed only if more is promised than there is. */
 const OWED_MAX = 4
+/** The most by which a quantum of the reservation can be overrun and still be paid for, in quanta. */
+const OVERRUN_MAX = 4
 /** A limited node starts to run only with so much of a quantum in its bucket: it mustn't be cut into crumbs. */
 const STINT = 1 / 4
 /** A quantum that is over but for so much of it is over: sums of parts end a bit before the whole. */
 const ROUNDING = 1e-6
+
+/** The least that is taken for a request, as a part of a quantum. */
+const REQUEST_MIN = 1 / 16
+
+/** Learns from a stint how long the cell runs before it waits: twice the mean, of which the last stints are most. */
+export function learn(node: Node, stintNs: number, waits: boolean, quantumNs: number): void {
+  const request = Math.min(node.requestNs, quantumNs)
+  if (waits) node.requestNs = Math.max(REQUEST_MIN * quantumNs, (request + 2 * stintNs) / 2)
+  else if (stintNs > request) node.requestNs = Infinity
+}
+
+function deadlineOf({ share, shares, requestNs }: Node, quantumNs: number): number {
+  return share.start + Math.min(requestNs, quantumNs) / shares
+}
 
 /** V of a pool. */
 function virtualTime(pool: Node): number {
@@ -55,7 +72,7 @@ export function leave(pool: Node, node: Node, now: number, quantumNs: number): v
 /** Puts an active node where it is chosen from. */
 export function enqueue(pool: Node, node: Node, now: number, quantumNs: number): void {
   const { share, reserve } = node
-  share.deadline = share.start + quantumNs / node.shares
+  share.deadline = deadlineOf(node, quantumNs)
   pool.shared!.insert(share)
   if (node.reservation === 0) return
   const quantum = quantumNs / node.reservation
@@ -100,10 +117,11 @@ export function beats(node: Node, running: Node, pool: Node, now: number): boole
 /**
  * Charges `elapsedNs` up to `now` to a node that runs (it is in no tree). All received time counts for R, but it is
  * never ahead by more than the quantum's rest of its period: what was received of the shares yesterday is no argument
- * against today's guarantee. Time by reservation counts for P, but P doesn't run further ahead than one quantum: the
- * shares divide what is left, and nobody pays later for what was guaranteed. Ahead of V by reservation, the node is
- * served: it doesn't count in V until it is chosen for its share again. If it did, all others would be owed what they
- * can't have, and who wakes would come after them.
+ * against today's guarantee. (Of what it received by its reservation some quanta count, or who is often late to leave
+ * would have more than it was promised, and others less.) Time by reservation counts for P, but P doesn't run further
+ * ahead than one quantum: the shares divide what is left, and nobody pays later for what was guaranteed. Ahead of V by
+ * reservation, the node is served: it doesn't count in V until it is chosen for its share again. If it did, all others
+ * would be owed what they can't have, and who wakes would come after them.
  */
 export function charge(pool: Node, node: Node, now: number, elapsedNs: number, quantumNs: number): void {
   const { share, reserve, shares, reservation } = node
@@ -120,7 +138,8 @@ export function charge(pool: Node, node: Node, now: number, elapsedNs: number, q
   // With its quantum used up and nobody to stop it, it is on its next.
   if (share.start >= share.deadline - ROUNDING * quantum) share.deadline = share.start + quantum
   if (reservation > 0) {
-    const ahead = now + quantumNs / reservation - quantumNs
+    const quanta = node.byReservation ? OVERRUN_MAX : 1
+    const ahead = now + quanta * quantumNs / reservation - quantumNs
     const start = reserve.start + elapsedNs / reservation
     reserve.start = start < ahead ? start : Math.max(ahead, reserve.start)
     if (reserve.start >= reserve.deadline - ROUNDING * quantumNs / reservation) node.byReservation = false
@@ -173,7 +192,7 @@ export function reweigh(pool: Node, node: Node, terms: Terms, now: number, quant
   node.shares = terms.shares
   node.reservation = terms.reservation
   node.limit = terms.limit
-  node.share.deadline = node.share.start + quantumNs / node.shares
+  node.share.deadline = deadlineOf(node, quantumNs)
   if (node.reservation > 0) node.reserve.deadline = node.reserve.start + quantumNs / node.reservation
   else node.byReservation = false
   node.tokensAt = now

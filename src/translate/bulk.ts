@@ -38,8 +38,8 @@ export class BulkHelpers {
   readonly #byKey = new Map<string, number>()
 
   /**
-   * `first` is the index of the first helper; `check` the code of a check; `unbounded`: what can't be done in pieces stays, and isn't
-   * refused.
+   * `first` is the index of the first helper; `check` the code of a check; `unbounded`: what can't be done in pieces
+   * stays, and isn't refused.
    */
   constructor(module: Module, first: number, check: readonly number[], unbounded: boolean) {
     this.#module = module
@@ -78,11 +78,13 @@ export class BulkHelpers {
     const operation = [PREFIX_BULK, ...leb(opcode - PREFIX_BASE[PREFIX_BULK]!), ...leb(a)]
     switch (opcode) {
       case MEMORY_FILL: return this.#fill(this.#memoryWidth(a), I32, operation, PIECE.memory)
-      case MEMORY_INIT: return this.#copy({ to: this.#memoryWidth(b), from: W32 }, [...operation, ...leb(b)], PIECE.memory)
+      case MEMORY_INIT: return this.#copy({ to: this.#memoryWidth(b), from: W32 }, [...operation, ...leb(b)],
+        PIECE.memory)
       case MEMORY_COPY: return this.#move(this.#memoryWidth(a), this.#memoryWidth(b), [...operation, ...leb(b)],
         PIECE.memory, (load, at) => [...at, I32_LOAD8_U, OTHER_MEMORY, ...leb(load), 0, DROP], [a, b])
       case TABLE_FILL: return this.#fill(this.#table(a).width, this.#table(a).type, operation, PIECE.table)
-      case TABLE_INIT: return this.#copy({ to: this.#table(b).width, from: W32 }, [...operation, ...leb(b)], PIECE.table)
+      case TABLE_INIT: return this.#copy({ to: this.#table(b).width, from: W32 }, [...operation, ...leb(b)],
+        PIECE.table)
       default: return this.#move(this.#table(a).width, this.#table(b).width, [...operation, ...leb(b)],
         PIECE.table, (load, at) => [...at, TABLE_GET, ...leb(load), DROP], [a, b])
     }

@@ -10,7 +10,7 @@
 // 600,000 functions and millions of calls, so the graph lies in two arrays.
 // Elsewhere: checks within large functions (gaps.ts).
 
-import { BodyReader, eachBody } from '../wasm/body.ts'
+import { BodyReader, eachBody, stopsAt } from '../wasm/body.ts'
 import { importsOf, type Module } from '../wasm/module.ts'
 import { OPCODE_END, opcodeOf, PREFIX_BASE } from '../wasm/opcodes.ts'
 import { BULK_COUNT_MAX } from './bulk.ts'
@@ -63,10 +63,9 @@ function readGraph(module: Module, visit: (reader: BodyReader) => void): Graph {
     first[f] = calls
     let held = 0
     reader.open(start, end)
-    while (reader.next()) {
+    while (reader.nextOf(STOPS)) {
       const { opcode } = reader
       const kind = KINDS[opcode]!
-      if (kind === 0) continue
       if (kind === KIND_CALL) {
         const callee = (reader.slots[0]! >>> 0) - imported
         if (callee < 0 || callee >= count) continue
@@ -87,7 +86,7 @@ function readGraph(module: Module, visit: (reader: BodyReader) => void): Graph {
 }
 
 /** Marks targets of back edges and what costs too much in `checks`; the cost of each function. */
-function walkInDepth({ count, holds, size, first, callees }: Graph, checks: Uint8Array): Uint32Array {
+function walkInDepth({ count, size, first, callees }: Graph, checks: Uint8Array): Uint32Array {
   const cost = new Uint32Array(count)
   // Where a function's next call to be followed is; a function is on the path from its first visit until it is done.
   const next = new Uint32Array(count)
@@ -141,3 +140,4 @@ for (const name of ['call_indirect', 'return_call_indirect', 'call_ref', 'return
 }
 for (const name of ['try', 'try_table']) KINDS[opcodeOf(name)] = HOLDS_CATCH
 for (let opcode = 0; opcode < OPCODE_END; opcode++) if (BULK_COUNT_MAX[opcode]! > 0) KINDS[opcode] = HOLDS_BULK
+const STOPS = stopsAt((opcode) => KINDS[opcode] !== 0)

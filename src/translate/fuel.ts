@@ -14,17 +14,17 @@
 // instruction costs one unit, and 1024 for each piece if it is done in pieces (bulk.ts): one for 64 bytes or one entry.
 
 import { leb } from '../wasm/encode.ts'
-import type { BodyReader } from '../wasm/body.ts'
+import { stopsAt, type BodyReader } from '../wasm/body.ts'
 import { OPCODE_END, opcodeOf } from '../wasm/opcodes.ts'
 import { BULK_COUNT_MAX, type BulkHelpers } from './bulk.ts'
-import { HOLDS_CATCH, HOLDS_LOOP, type Calls } from './calls.ts'
+import { HOLDS_BULK, HOLDS_CATCH, HOLDS_LOOP, type Calls } from './calls.ts'
 import { Gaps, mayNeedChecks } from './gaps.ts'
 import type { BodyTranslator, Check, Splice } from './splice.ts'
 
 /** A check of the global, for what isn't a function of the guest's. */
 export function fuelCheck(fuel: number, yields: number): Check {
   const test = [GLOBAL_GET, ...leb(fuel), I32_CONST, 0, I32_LT_S]
-  return { code: [...test, IF, VOID, CALL, ...leb(yields), END], branch: test.length }
+  return { code: Uint8Array.of(...test, IF, VOID, CALL, ...leb(yields), END), branch: test.length }
 }
 
 /** What a piece of a bulk instruction costs, and a check. */
@@ -84,24 +84,25 @@ export class Fuel implements BodyTranslator {
     }
     splice.upTo(reader.codeStart)
     if (checks[f] !== 0) this.#putCheck(splice)
-    this.#walk(reader, splice, mayNeedChecks(cost[f]!))
+    this.#walk(reader, splice, mayNeedChecks(cost[f]!), (holds[f]! & HOLDS_BULK) !== 0)
     splice.upTo(end)
   }
 
-  #walk(reader: BodyReader, splice: Splice, measured: boolean): void {
+  #walk(reader: BodyReader, splice: Splice, measured: boolean, bulk: boolean): void {
     const gaps = this.#gaps
-    if (measured) gaps.begin()
+    const stops = bulk ? STOPS.withBulk : STOPS.control
+    if (measured) gaps.begin(reader.codeStart)
     this.#pending = 0
     this.#joins[1] = 1
     this.#anyJoins = false
-    let constant = -1
-    while (reader.next()) {
+    // The last constant, and where it ends: at a bulk instruction that takes it as its length.
+    let constant = 0
+    let constantEnd = -1
+    while (reader.nextOf(stops)) {
       const { opcode } = reader
-      if (measured && gaps.step(reader)) {
-        splice.upTo(reader.at)
-        this.#putCheck(splice)
-      }
-      this.#pending += COSTS[opcode]!
+      // What was gone over costs 1 each.
+      this.#pending += reader.passed + COSTS[opcode]!
+      if (measured) this.#measure(reader, splice)
       const kind = KINDS[opcode]!
       if (kind === LOOP_HEAD) {
         this.#pay(splice, reader.at)
@@ -109,23 +110,41 @@ export class Fuel implements BodyTranslator {
         splice.upTo(reader.end)
         this.#putCheck(splice)
         if (measured) gaps.checked()
+      } else if (opcode === I32_CONST) {
+        constant = reader.slots[0]!
+        constantEnd = reader.end
       } else {
         if (kind !== PLAIN) this.#control(kind, reader, splice)
-        if (BULK_COUNT_MAX[opcode]! > 0 && !(constant >= 0 && constant <= BULK_COUNT_MAX[opcode]!)) {
-          this.#give(splice, reader.at)
-          this.#bulk.replace(reader, splice)
-          splice.upTo(reader.end)
-          this.#take(splice)
-        } else if (kind === CALLS) {
+        if (kind === CALLS) {
           // A callee that throws doesn't come back to let the caller pay; one that recurses does so late.
           if (this.#throws || this.#pending > PENDING_MAX) this.#pay(splice, reader.at)
-          this.#give(splice, reader.at)
-          splice.upTo(reader.end)
-          this.#take(splice)
+          this.#outside(reader, splice, false)
+        } else if (BULK_COUNT_MAX[opcode]! > 0) {
+          const short = constantEnd === reader.at && constant >= 0 && constant <= BULK_COUNT_MAX[opcode]!
+          if (!short) this.#outside(reader, splice, true)
         }
       }
-      constant = opcode === I32_CONST ? reader.slots[0]! : -1
     }
+  }
+
+  #measure(reader: BodyReader, splice: Splice): void {
+    if (this.#gaps.isBehind(reader)) {
+      this.#gaps.catchUp(reader, (at) => {
+        splice.upTo(at)
+        this.#putCheck(splice)
+      })
+    }
+    if (!this.#gaps.step(reader)) return
+    splice.upTo(reader.at)
+    this.#putCheck(splice)
+  }
+
+  // An instruction during which the fuel is in the global.
+  #outside(reader: BodyReader, splice: Splice, bulk: boolean): void {
+    this.#give(splice, reader.at)
+    if (bulk) this.#bulk.replace(reader, splice)
+    splice.upTo(reader.end)
+    this.#take(splice)
   }
 
   #control(kind: number, reader: BodyReader, splice: Splice): void {
@@ -272,3 +291,8 @@ for (const [kind, names] of [
 for (const name of ['block', 'loop', 'else', 'end', 'nop', 'try', 'try_table', 'catch', 'catch_all', 'delegate']) {
   COSTS[opcodeOf(name)] = 0
 }
+const isControl = (opcode: number): boolean => KINDS[opcode] !== PLAIN || COSTS[opcode] !== 1
+const STOPS = {
+  control: stopsAt(isControl),
+  withBulk: stopsAt((opcode) => isControl(opcode) || BULK_COUNT_MAX[opcode]! > 0 || opcode === I32_CONST),
+} as const

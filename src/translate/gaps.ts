@@ -12,9 +12,9 @@ import type { BodyReader } from '../wasm/body.ts'
 import { OPCODE_END, opcodeOf } from '../wasm/opcodes.ts'
 import type { Calls } from './calls.ts'
 
-/** Bytes of code between two checks. About 50 µs. */
-const GAP_BYTES_MAX = 64 * 1024
-const TAIL_BYTES = 4096
+/** Bytes of code between two checks. About 100 µs. */
+const GAP_BYTES_MAX = 256 * 1024
+const TAIL_BYTES = 16 * 1024
 /** Recursion of a function up to this size is left to unwind: 30,000 frames fit on a stack. */
 const SMALL_BYTES_MAX = 512
 /** The code of a loop that was unrolled, at most. */
@@ -32,6 +32,8 @@ export class Gaps {
   readonly #calls: Calls
   readonly #imported: number
   #gap = 0
+  // What is before this byte was taken into account.
+  #at = 0
   // By depth of a block: the gap at its beginning, and the largest of those that branch to its end.
   readonly #entry: number[] = []
   readonly #end: number[] = []
@@ -43,7 +45,9 @@ export class Gaps {
     this.#imported = imported
   }
 
-  begin(): void {
+  /** Begins a body whose first instruction is at `codeStart`. */
+  begin(codeStart: number): void {
+    this.#at = codeStart
     this.#gap = this.#anyEnd = 0
     this.#entry[1] = this.#end[1] = 0
   }
@@ -53,16 +57,33 @@ export class Gaps {
     this.#gap = 0
   }
 
-  /** The loop at whose beginning a check was put has ended, and the reader has gone over it. */
-  closed(): void {
+  /** The loop at whose beginning a check was put has ended, and `reader` has gone over it. */
+  closed(reader: BodyReader): void {
     this.#gap += LOOP_BYTES
+    this.#at = reader.end
   }
 
-  /** Goes over the instruction on which `reader` stands; true if a check must be put before it. */
+  /** What nextOf() has gone over needs checks, which are to be found instruction by instruction: catchUp(). */
+  isBehind(reader: BodyReader): boolean {
+    return this.#gap + reader.at - this.#at > GAP_BYTES_MAX
+  }
+
+  /** Goes over what is before the instruction on which `reader` stands; calls `due` where a check must be put. */
+  catchUp(reader: BodyReader, due: (at: number) => void): void {
+    const { at, depth } = reader
+    // No instruction in between is of a block, and this one is read again, whatever it is.
+    reader.end = this.#at
+    reader.depth = depth + 1
+    while (reader.next() && reader.at < at) if (this.step(reader)) due(reader.at)
+    reader.depth = depth
+  }
+
+  /** Goes over the instruction on which `reader` stands, one that matters; true if a check must be put before it. */
   step(reader: BodyReader): boolean {
     const { opcode, depth } = reader
     const size = reader.end - reader.at
-    this.#gap += size
+    this.#gap += reader.end - this.#at
+    this.#at = reader.end
     const due = this.#gap > (opcode === BR_TABLE ? TAIL_BYTES : GAP_BYTES_MAX)
     if (due) this.#gap = size
     const kind = KINDS[opcode]!
@@ -128,6 +149,12 @@ for (const [kind, names] of [
   [BRANCH, ['br', 'br_if', 'br_table', 'br_on_null', 'br_on_non_null', 'br_on_cast', 'br_on_cast_fail']],
   [CALL, ['call']], [CALL_INDIRECT, ['call_indirect', 'call_ref']],
 ] as const) for (const name of names) KINDS[opcodeOf(name)] = kind
+
+/** What step() must see of a body; what is before it, and isn't behind, may be gone over. */
+export function mattersToGaps(opcode: number): boolean {
+  return KINDS[opcode] !== 0
+}
+
 const BR_TABLE = opcodeOf('br_table')
 /** br_on_cast and its sibling have their label elsewhere. */
 const PREFIXED = 0x100

@@ -16,56 +16,12 @@
 
 import type { BodyReader } from '../wasm/body.ts'
 import { BLOCK_EMPTY, OPCODE_END, opcodeOf } from '../wasm/opcodes.ts'
-import { Reader } from '../wasm/reader.ts'
 import { BULK_COUNT_MAX } from './bulk.ts'
-import type { Splice } from './splice.ts'
+import type { Check, Splice } from './splice.ts'
 
 const COPIES = 4
 /** Bytes of a loop that is small. */
 const SMALL_BYTES_MAX = 64
-
-/** The loops of one function, in the order of their beginnings; used for all functions. */
-export class Loops {
-  /** 1 for those that are small. */
-  small = new Uint8Array(64)
-  #count = 0
-  // Of the loop that was opened last, or -1 if it isn't open any more.
-  #innermost = -1
-  #depth = 0
-  #start = 0
-
-  /** Finds the loops of the body in [start, end). */
-  find(reader: BodyReader, start: number, end: number): void {
-    this.#count = 0
-    this.#innermost = -1
-    reader.open(start, end)
-    while (reader.next()) {
-      const { opcode } = reader
-      if (opcode === LOOP) this.#begin(reader)
-      else if (this.#innermost >= 0) {
-        if (LARGE[opcode] === 1) this.#innermost = -1
-        else if (opcode === END && reader.depth + 1 === this.#depth) {
-          if (reader.end - this.#start <= SMALL_BYTES_MAX) this.small[this.#innermost] = 1
-          this.#innermost = -1
-        }
-      }
-    }
-  }
-
-  #begin(reader: BodyReader): void {
-    if (this.#count === this.small.length) {
-      const more = new Uint8Array(this.#count * 2)
-      more.set(this.small)
-      this.small = more
-    }
-    this.small[this.#count] = 0
-    // A loop with a type may have parameters.
-    this.#innermost = reader.slots[0]! < 0 ? this.#count : -1
-    this.#count++
-    this.#depth = reader.depth
-    this.#start = reader.at
-  }
-}
 
 /** A small loop that is being unrolled; used for all of them. */
 export class Unrolling {
@@ -73,20 +29,44 @@ export class Unrolling {
   #typeAt = 0
   #bodyAt = 0
   #end = 0
-  /** Branches in it that leave it, as the bytes of their labels, and whether they are more than one. */
-  readonly #labels: number[] = []
-  readonly #depths: number[] = []
+  // Branches in it: where the bytes of their labels begin and end, and the highest label that doesn't leave the loop.
+  readonly #labels = new Uint32Array(3 * SMALL_BYTES_MAX)
+  #count = 0
 
-  /** Writes the loop on which `reader` stands, with `check` put in; then the reader stands on its end. */
-  write(reader: BodyReader, splice: Splice, check: () => void): void {
+  /** True if the loop on which `reader` stands is small; then it stands on the loop's end, else where it was. */
+  find(reader: BodyReader): boolean {
+    const { at, end, depth, opcode: loop } = reader
+    // A loop with a type may have parameters.
+    if (reader.slots[0]! >= 0) return false
+    this.#typeAt = at + 1
+    this.#bodyAt = end
+    this.#count = 0
+    while (reader.next() && reader.end - at <= SMALL_BYTES_MAX) {
+      const { opcode } = reader
+      if (LARGE[opcode] === 1) break
+      if (opcode === END && reader.depth < depth) {
+        this.#end = reader.at
+        return true
+      }
+      if (opcode === BR || opcode === BR_IF) this.#branch(reader.at + 1, reader.end, reader.depth - depth)
+      else if (opcode === BR_TABLE) this.#branch(reader.slots[1]!, reader.end, reader.depth - depth)
+    }
+    reader.at = at
+    reader.end = end
+    reader.depth = depth
+    reader.opcode = loop
+    return false
+  }
+
+  /** Writes the loop that was found, with `check` put in. */
+  write(reader: BodyReader, splice: Splice, check: Check): void {
     const { out, bytes } = splice
-    splice.upTo(reader.at)
-    this.#scan(reader)
+    splice.upTo(this.#typeAt - 1)
     out.byte(BLOCK)
     out.copy(bytes, this.#typeAt, this.#bodyAt)
     out.byte(LOOP)
     out.copy(bytes, this.#typeAt, this.#bodyAt)
-    check()
+    splice.put(check)
     for (let i = 1; i < COPIES; i++) {
       out.byte(BLOCK)
       out.s32(BLOCK_EMPTY)
@@ -101,31 +81,28 @@ export class Unrolling {
     splice.skipTo(reader.end)
   }
 
-  #scan(reader: BodyReader): void {
-    this.#typeAt = reader.at + 1
-    this.#bodyAt = reader.end
-    this.#labels.length = this.#depths.length = 0
-    const depth = reader.depth
-    while (reader.next() && reader.depth >= depth) {
-      const { opcode, slots } = reader
-      if (opcode !== BR && opcode !== BR_IF && opcode !== BR_TABLE) continue
-      // Where its labels are, and the highest of them that doesn't leave the loop.
-      this.#labels.push(opcode === BR_TABLE ? slots[1]! : reader.at + 1, reader.end)
-      this.#depths.push(reader.depth - depth)
-    }
-    this.#end = reader.at
+  #branch(from: number, end: number, depth: number): void {
+    const at = 3 * this.#count++
+    this.#labels[at] = from
+    this.#labels[at + 1] = end
+    this.#labels[at + 2] = depth
   }
 
   #copyBody({ out, bytes }: Splice, more: number): void {
     let from = this.#bodyAt
-    for (let i = 0; i < this.#depths.length; i++) {
-      const labels = new Reader(bytes, this.#labels[2 * i]!, this.#labels[2 * i + 1]!, 'function body')
-      out.copy(bytes, from, labels.at)
-      while (!labels.done) {
-        const label = labels.u32()
-        out.u32(label > this.#depths[i]! ? label + more : label)
+    for (let i = 0; i < 3 * this.#count; i += 3) {
+      let at = this.#labels[i]!
+      out.copy(bytes, from, at)
+      from = this.#labels[i + 1]!
+      while (at < from) {
+        let label = 0
+        let byte = 0x80
+        for (let shift = 0; byte >= 0x80; shift += 7) {
+          byte = bytes[at++]!
+          label |= (byte & 0x7f) << shift
+        }
+        out.u32(label >>> 0 > this.#labels[i + 2]! ? label + more : label)
       }
-      from = labels.at
     }
     out.copy(bytes, from, this.#end)
   }
@@ -138,10 +115,10 @@ const BR = opcodeOf('br')
 const BR_IF = opcodeOf('br_if')
 const BR_TABLE = opcodeOf('br_table')
 
-// What a small loop hasn't got: calls, and labels other than those of br, br_if and br_table.
+// What a small loop hasn't got: loops, calls, and labels other than those of br, br_if and br_table.
 const LARGE = new Uint8Array(OPCODE_END)
 for (const name of [
-  'call', 'call_indirect', 'return_call', 'return_call_indirect', 'call_ref', 'return_call_ref', 'try', 'delegate',
-  'rethrow', 'try_table', 'br_on_null', 'br_on_non_null', 'br_on_cast', 'br_on_cast_fail',
+  'loop', 'call', 'call_indirect', 'return_call', 'return_call_indirect', 'call_ref', 'return_call_ref', 'try',
+  'delegate', 'rethrow', 'try_table', 'br_on_null', 'br_on_non_null', 'br_on_cast', 'br_on_cast_fail',
 ]) LARGE[opcodeOf(name)] = 1
 for (let opcode = 0; opcode < OPCODE_END; opcode++) if (BULK_COUNT_MAX[opcode]! > 0) LARGE[opcode] = 1

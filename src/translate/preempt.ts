@@ -10,18 +10,18 @@
 // Source: Wasmtime's epochs. What the alternatives cost: docs/decisions/0009-preemption-by-checks.md.
 
 import { leb } from '../wasm/encode.ts'
-import type { BodyReader } from '../wasm/body.ts'
+import { stopsAt, type BodyReader } from '../wasm/body.ts'
 import { opcodeOf } from '../wasm/opcodes.ts'
 import { BULK_COUNT_MAX, type BulkHelpers } from './bulk.ts'
 import { HOLDS_BULK, HOLDS_LOOP, type Calls } from './calls.ts'
-import { Gaps, mayNeedChecks } from './gaps.ts'
-import { Loops, Unrolling } from './loops.ts'
+import { Gaps, mattersToGaps, mayNeedChecks } from './gaps.ts'
+import { Unrolling } from './loops.ts'
 import type { BodyTranslator, Check, Splice } from './splice.ts'
 
 /** A check: `memory` is the control memory, `yields` the function to be called. */
 export function preemptCheck(memory: number, yields: number): Check {
   const load = [I32_CONST, 0, I32_LOAD, ALIGN_4 | OTHER_MEMORY, ...leb(memory), 0]
-  return { code: [...load, IF, VOID, CALL, ...leb(yields), END], branch: load.length }
+  return { code: Uint8Array.of(...load, IF, VOID, CALL, ...leb(yields), END), branch: load.length }
 }
 
 /** Puts checks into bodies. */
@@ -30,7 +30,6 @@ export class Preempt implements BodyTranslator {
   readonly #calls: Calls
   readonly #bulk: BulkHelpers
   readonly #check: Check
-  readonly #loops = new Loops()
   readonly #unrolling = new Unrolling()
   readonly #gaps: Gaps
 
@@ -49,40 +48,55 @@ export class Preempt implements BodyTranslator {
   translate(f: number, reader: BodyReader, splice: Splice): void {
     const { start, end } = splice
     const { checks, holds, cost } = this.#calls
-    if ((holds[f]! & HOLDS_LOOP) !== 0) this.#loops.find(reader, start, end)
     reader.open(start, end)
     splice.upTo(reader.codeStart)
     if (checks[f] !== 0) this.#putCheck(splice)
-    this.#walk(reader, splice, mayNeedChecks(cost[f]!))
+    const measured = mayNeedChecks(cost[f]!)
+    const held = holds[f]! & (HOLDS_LOOP | HOLDS_BULK)
+    if (measured || held !== 0) this.#walk(reader, splice, measured, (held & HOLDS_BULK) !== 0)
     splice.upTo(end)
   }
 
-  #walk(reader: BodyReader, splice: Splice, measured: boolean): void {
+  #walk(reader: BodyReader, splice: Splice, measured: boolean, bulk: boolean): void {
     const gaps = this.#gaps
-    if (measured) gaps.begin()
-    let loop = 0
-    // The constant on top of the stack, or -1.
-    let constant = -1
-    while (reader.next()) {
+    const stops = bulk ? measured ? STOPS.measuredWithBulk : STOPS.withBulk : measured ? STOPS.measured : STOPS.loops
+    if (measured) gaps.begin(reader.codeStart)
+    // The last constant, and where it ends: at a bulk instruction that takes it as its length.
+    let constant = 0
+    let constantEnd = -1
+    while (reader.nextOf(stops)) {
       const { opcode } = reader
-      if (measured && gaps.step(reader)) {
-        splice.upTo(reader.at)
-        this.#putCheck(splice)
-      }
+      if (measured) this.#measure(reader, splice)
       if (opcode === LOOP) {
         if (measured) gaps.checked()
-        if (this.#loops.small[loop++] === 1) {
-          this.#unrolling.write(reader, splice, () => this.#putCheck(splice))
-          if (measured) gaps.closed()
+        if (this.#unrolling.find(reader)) {
+          this.checks++
+          this.#unrolling.write(reader, splice, this.#check)
+          if (measured) gaps.closed(reader)
         } else {
           splice.upTo(reader.end)
           this.#putCheck(splice)
         }
-      } else if (BULK_COUNT_MAX[opcode]! > 0 && !(constant >= 0 && constant <= BULK_COUNT_MAX[opcode]!)) {
-        this.#bulk.replace(reader, splice)
+      } else if (opcode === I32_CONST) {
+        constant = reader.slots[0]!
+        constantEnd = reader.end
+      } else if (BULK_COUNT_MAX[opcode]! > 0) {
+        const short = constantEnd === reader.at && constant >= 0 && constant <= BULK_COUNT_MAX[opcode]!
+        if (!short) this.#bulk.replace(reader, splice)
       }
-      constant = opcode === I32_CONST ? reader.slots[0]! : -1
     }
+  }
+
+  #measure(reader: BodyReader, splice: Splice): void {
+    if (this.#gaps.isBehind(reader)) {
+      this.#gaps.catchUp(reader, (at) => {
+        splice.upTo(at)
+        this.#putCheck(splice)
+      })
+    }
+    if (!this.#gaps.step(reader)) return
+    splice.upTo(reader.at)
+    this.#putCheck(splice)
   }
 
   #putCheck(splice: Splice): void {
@@ -101,3 +115,11 @@ const END = opcodeOf('end')
 const CALL = opcodeOf('call')
 const I32_LOAD = opcodeOf('i32.load')
 const I32_CONST = opcodeOf('i32.const')
+
+const hasBulk = (opcode: number): boolean => BULK_COUNT_MAX[opcode]! > 0 || opcode === I32_CONST
+const STOPS = {
+  loops: stopsAt((opcode) => opcode === LOOP),
+  withBulk: stopsAt((opcode) => opcode === LOOP || hasBulk(opcode)),
+  measured: stopsAt(mattersToGaps),
+  measuredWithBulk: stopsAt((opcode) => mattersToGaps(opcode) || hasBulk(opcode)),
+} as const

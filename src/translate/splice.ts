@@ -3,7 +3,7 @@
 // Hot path: no allocation. One splice serves all bodies of a module.
 
 import type { BodyReader } from '../wasm/body.ts'
-import type { BodyWriter } from '../wasm/body_writer.ts'
+import { lebLength, type BodyWriter } from '../wasm/body_writer.ts'
 
 /** A mode's part: it changes bodies. */
 export interface BodyTranslator {
@@ -16,7 +16,7 @@ export interface BodyTranslator {
 }
 
 /** Code to be put in. `branch` is the offset of its `if`, which is hinted as unlikely. */
-export type Check = { readonly code: readonly number[]; readonly branch: number }
+export type Check = { readonly code: Uint8Array; readonly branch: number }
 
 /** A body that is being written. */
 export class Splice {
@@ -29,6 +29,7 @@ export class Splice {
   hintCount = 0
   #from = 0
   #bodyStart = 0
+  #sizeBytes = 0
 
   constructor(bytes: Uint8Array, out: BodyWriter) {
     this.bytes = bytes
@@ -40,12 +41,13 @@ export class Splice {
     this.start = this.#from = start
     this.end = end
     this.hintCount = 0
-    this.#bodyStart = this.out.beginSized()
+    this.#sizeBytes = lebLength(end - start)
+    this.#bodyStart = this.out.beginSized(this.#sizeBytes)
   }
 
   /** Ends the body: writes its length. */
   finish(): void {
-    this.out.endSized(this.#bodyStart)
+    this.out.endSized(this.#bodyStart, this.#sizeBytes)
   }
 
   /** Copies what comes before `at` and wasn't copied yet. */
@@ -60,20 +62,18 @@ export class Splice {
   }
 
   put({ code, branch }: Check): void {
-    for (let i = 0; i < code.length; i++) {
-      if (i === branch) this.hint()
-      this.out.byte(code[i]!)
-    }
+    this.hint(branch)
+    this.out.copy(code, 0, code.length)
   }
 
-  /** The instruction that is written next is an unlikely branch. */
-  hint(): void {
+  /** The instruction that is written next, or after `more` bytes, is an unlikely branch. */
+  hint(more = 0): void {
     if (this.hintCount === this.hints.length) {
       const more = new Uint32Array(this.hintCount * 2)
       more.set(this.hints)
       this.hints = more
     }
-    this.hints[this.hintCount++] = this.out.length - this.#bodyStart
+    this.hints[this.hintCount++] = this.out.length + more - this.#bodyStart
   }
 
   /** Declares locals behind those of the body, of which nothing was copied yet. */

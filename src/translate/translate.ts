@@ -2,15 +2,17 @@
 //
 // Two modes, which differ in what tells a guest to leave its pCPU:
 //   preempt  a word that another thread sets when a quantum ends (preempt.ts). The default: it costs least;
-//   fuel     the guest's own count of what it has executed (fuel.ts), so that it leaves at the same places in every run.
+//   fuel     the guest's own count of what it executed (fuel.ts), so that it leaves at the same places in every run.
 // Both bound what the guest could keep the pCPU busy with otherwise: bulk instructions (bulk.ts), tables (tables.ts).
 //
 // Nothing of the guest's is renumbered: all that is added stands at the end of its index space. The control memory is
 // imported after the guest's own memories, all of which are imports by now (wasm/prepare.ts). $yield is a new function;
 // it calls through a new last table, whose one element the hypervisor sets before the guest runs.
 //
-// Pure, and linear in the size of the module: bodies are read once to see what they call, those that change once or
-// twice more; what doesn't change is copied in ranges.
+// Pure, and linear in the size of the module: bodies are read once to see what they call, those that may change once
+// more, both times from one instruction of interest to the next (BodyReader.nextOf). What doesn't change is copied in
+// ranges. Code is written where it stays: room is left before it for what is known when it is done, so that a large
+// module isn't held twice.
 
 import { ORDER } from '../wasm/decode.ts'
 import {
@@ -18,7 +20,7 @@ import {
   SECTION_FUNCTION, SECTION_GLOBAL, SECTION_IMPORT, SECTION_TABLE, SECTION_TYPE,
 } from '../wasm/encode.ts'
 import { BodyReader, eachBody } from '../wasm/body.ts'
-import { BodyWriter } from '../wasm/body_writer.ts'
+import { BodyWriter, lebLength } from '../wasm/body_writer.ts'
 import { functionTypes, importsOf, memoriesOf, sectionOf, type Module, type Section } from '../wasm/module.ts'
 import { instructionOf } from '../wasm/opcodes.ts'
 import { HYPERVISOR_MODULE, ReservedName } from '../wasm/prepare.ts'
@@ -44,7 +46,7 @@ export type Options = {
   readonly unbounded?: boolean
 }
 
-/** A translated module. `checks` is how many places were given one. */
+/** A translated module, a part of its buffer. `checks` is how many places were given one. */
 export type Translated = { readonly bytes: Uint8Array<ArrayBuffer>; readonly checks: number }
 
 /** The name under which the pCPU's control memory (shared, one page) is imported. */
@@ -61,16 +63,27 @@ export function translate(module: Module, { mode, unbounded = false }: Options):
   const places = placesOf(module)
   const calls = callsOf(module, unbounded ? (): void => {} : refuseObjects)
   const check = mode === 'fuel' ? fuelCheck(places.fuel, places.yield) : preemptCheck(places.memory, places.yield)
-  const piece = mode === 'fuel' ? fuelPieceCode(places.fuel, places.yield) : check.code
+  const piece = mode === 'fuel' ? fuelPieceCode(places.fuel, places.yield) : [...check.code]
   const bulk = new BulkHelpers(module, places.yield + 1, piece, unbounded)
   const parts = { calls, bulk, check, imported: importsOf(module, 'func').length }
   const bodies = mode === 'fuel' ? new Fuel({ ...parts, fuel: places.fuel, yields: places.yield,
-    parameters: parametersOf(module, parts.imported), throws: module.tagCount + importsOf(module, 'tag').length > 0 }) : new Preempt(parts)
-  const code = new BodyWriter(module.bytes.length + (module.bytes.length >> 2))
+    parameters: parametersOf(module, parts.imported),
+    throws: module.tagCount + importsOf(module, 'tag').length > 0 }) : new Preempt(parts)
+  const room = roomBeforeCode(module)
+  // What isn't written isn't there: the kernel gives pages when they are first used.
+  const code = new BodyWriter(room + module.bytes.length * 2)
+  code.length = room
   const hints = new BodyWriter(1024)
   const hinted = translateBodies(module, bodies, code, hints)
   const added = additions(places, mode, bulk.helpers)
-  return { bytes: assemble(module, added, { code, hints, hinted }), checks: bodies.checks }
+  return { bytes: assemble(module, added, { code, room, hints, hinted }), checks: bodies.checks }
+}
+
+/** For all that comes before the code; hints are an eighth of the code at most, or all is moved. */
+function roomBeforeCode(module: Module): number {
+  const section = sectionOf(module, SECTION_CODE)
+  if (section === undefined) return 1024
+  return section.start + (section.end - section.start >> 3) + 1024
 }
 
 /** How many parameters defined function `f` has. */
@@ -155,19 +168,27 @@ function firstBody(module: Module): number {
   return reader.at
 }
 
-type Code = { readonly code: BodyWriter; readonly hints: BodyWriter; readonly hinted: number }
+/** `code` begins at `room`. */
+type Code = {
+  readonly code: BodyWriter; readonly room: number; readonly hints: BodyWriter; readonly hinted: number
+}
 
 /** The module with its additions, each section in its place. */
 function assemble(
   module: Module, added: ReadonlyMap<number, readonly (readonly number[])[]>, code: Code,
 ): Uint8Array<ArrayBuffer> {
-  const out = new BodyWriter(code.code.length + module.bytes.length)
+  const head = new BodyWriter(code.room)
+  // What follows the code is written behind it.
+  let out = head
   out.copy(module.bytes, 0, module.sections[0]?.start ?? module.bytes.length)
   const wanted = ORDER.filter((id) => (added.get(id)?.length ?? 0) > 0)
   const missing = wanted.filter((id) => sectionOf(module, id) === undefined)
   const add = (id: number, section: Section | undefined): void => {
-    if (id === SECTION_CODE) writeCode(out, module, added.get(id)!, code)
-    else extend(out, module, id, section, added.get(id)!)
+    if (id !== SECTION_CODE) extend(out, module, id, section, added.get(id)!)
+    else {
+      writeCode(head, module, added.get(id)!, code)
+      out = code.code
+    }
   }
   for (const section of module.sections) {
     const { id, start, end } = section
@@ -180,7 +201,7 @@ function assemble(
     else out.copy(module.bytes, start, end)
   }
   for (const id of missing) add(id, undefined)
-  return out.written().slice()
+  return code.code.prepend(code.room, head.written())
 }
 
 /** Writes a section with more entries. */
@@ -200,23 +221,23 @@ function extend(
   out.endSized(start)
 }
 
+/** Writes what precedes the code, with the bodies that are added behind it. */
 function writeCode(
-  out: BodyWriter, module: Module, bodies: readonly (readonly number[])[], { code, hints, hinted }: Code,
+  head: BodyWriter, module: Module, bodies: readonly (readonly number[])[], { code, room, hints, hinted }: Code,
 ): void {
   if (hinted > 0) {
-    out.byte(SECTION_CUSTOM)
-    const start = out.beginSized()
-    for (const byte of name(BRANCH_HINTS)) out.byte(byte)
-    out.u32(hinted)
-    out.copy(hints.bytes, 0, hints.length)
-    out.endSized(start)
+    head.byte(SECTION_CUSTOM)
+    const start = head.beginSized()
+    for (const byte of name(BRANCH_HINTS)) head.byte(byte)
+    head.u32(hinted)
+    head.copy(hints.bytes, 0, hints.length)
+    head.endSized(start)
   }
-  out.byte(SECTION_CODE)
-  const start = out.beginSized()
-  out.u32(module.functionCount + bodies.length)
-  out.copy(code.bytes, 0, code.length)
-  for (const body of bodies) for (const byte of body) out.byte(byte)
-  out.endSized(start)
+  for (const body of bodies) for (const byte of body) code.byte(byte)
+  const count = module.functionCount + bodies.length
+  head.byte(SECTION_CODE)
+  head.u32(lebLength(count) + code.length - room)
+  head.u32(count)
 }
 
 /** Objects lie in V8's heap, which no limit of a cell bounds, and are filled and copied at any length. */

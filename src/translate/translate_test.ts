@@ -127,13 +127,16 @@ for (const [what, [text, args, checks, yields]] of Object.entries(KERNELS)) {
 test('fuel is the number of instructions that are executed', () => {
   const { bytes } = translated(`(module (func (export "run") (param $n i32) (result i32)
     (loop $l (br_if $l (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))
-    (if (result i32) (local.get $n) (then (i32.const 1) (i32.const 2) (i32.add)) (else (i32.const 7)))))`, { mode: 'fuel' })
+    (if (result i32) (local.get $n) (then (i32.const 1) (i32.const 2) (i32.add)) (else (i32.const 7)))))`,
+  { mode: 'fuel' })
   // Each round: local.get, i32.const, i32.sub, local.tee, br_if. Then: local.get, if, i32.const.
   assert.equal(runForced(bytes, [10]).fuel, 10 * 5 + 3)
 })
 
 // name → text, whether it traps: bulk instructions of lengths and places at which pieces begin and end.
-const BULK = ['memory.fill', 'memory.copy up', 'memory.copy down', 'memory.init', 'table.fill', 'table.copy', 'table.init']
+const BULK = [
+  'memory.fill', 'memory.copy up', 'memory.copy down', 'memory.init', 'table.fill', 'table.copy', 'table.init',
+]
 for (const what of BULK) {
   test(`${what} in pieces does what it does at once, and traps before it has done anything`, () => {
     const elements = Array.from({ length: 3000 }, (_, i) => i % 2 === 0 ? '$f' : '$g').join(' ')
@@ -156,8 +159,8 @@ for (const what of BULK) {
       (func (export "run") (param i32 i32 i32) ${code[what]}))`
     const { bytes, original } = translated(text)
     const isTable = what.startsWith('table')
-    const lengths = isTable ? [0, 1, 1024, 1025, 2048, 2500, 3000, 3900, 4000, 4001] : [0, 1, 65536, 65537, 131072, 190000,
-      327680, 327681]
+    const lengths = isTable ? [0, 1, 1024, 1025, 2048, 2500, 3000, 3900, 4000, 4001]
+      : [0, 1, 65536, 65537, 131072, 190000, 327680, 327681]
     for (const length of [...lengths, 0x7fffffff, -1]) {
       for (const [to, from] of [[0, 0], [50, 0], [0, 50], [isTable ? 900 : 130000, 500], [-1, 0], [0, -1]] as const) {
         const [expected, got] = [effectOf(original, [to, from, length]), effectOf(bytes, [to, from, length])]
@@ -174,9 +177,8 @@ function effectOf(bytes: Uint8Array<ArrayBuffer>, args: number[]): unknown {
   const own = new WebAssembly.Memory({ initial: 5, maximum: 5 })
   const cellar = { [CONTROL_MEMORY]: control, memory: own }
   const { exports } = new WebAssembly.Instance(new WebAssembly.Module(bytes), { cellar })
-  let yields = 0
   const translated = exports[YIELD_TABLE] as WebAssembly.Table | undefined
-  translated?.set(0, functionOf(() => { yields++ }))
+  translated?.set(0, functionOf(() => {}))
   let trap = ''
   try {
     (exports['run'] as (...args: number[]) => unknown)(...args)
@@ -222,7 +224,7 @@ test('a function of a megabyte without a loop is checked in its middle', () => {
   const { bytes } = translated(text)
   const { result, yields } = runForced(bytes, [])
   assert.equal(result, 120_000)
-  assert.ok(yields >= 10 && yields < 20, `${yields} yields`)
+  assert.ok(yields >= 3 && yields < 8, `${yields} yields`)
 })
 
 test('a module without code, types or tables is still a module', () => {

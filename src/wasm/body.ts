@@ -14,8 +14,8 @@ import { SECTION_CODE } from './encode.ts'
 import { sectionOf } from './module.ts'
 import type { Module } from './module.ts'
 import {
-  BLOCK_EMPTY, ENCODING, ENCODINGS, IMMEDIATES_MAX, INSTRUCTIONS, MEMARG_MEMORY, OPCODE_END, PREFIX_BASE, PREFIX_FIRST, REF,
-  REF_NULL, SLOTS, SLOTS_MAX,
+  BLOCK_EMPTY, ENCODING, ENCODINGS, IMMEDIATES_MAX, INSTRUCTIONS, MEMARG_MEMORY, OPCODE_END, PREFIX_BASE, PREFIX_FIRST,
+  REF, REF_NULL, SLOTS, SLOTS_MAX,
 } from './opcodes.ts'
 import { MalformedModule, Reader } from './reader.ts'
 
@@ -51,10 +51,14 @@ export class BodyReader {
   /** The first group of locals, and the first instruction. */
   localsStart = 0
   codeStart = 0
+  /** How many instructions nextOf() went over. */
+  passed = 0
   #limit = 0
+  readonly #view: DataView
 
   constructor(bytes: Uint8Array) {
     this.bytes = bytes
+    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
   }
 
   /** Begins a body that lies in [start, end), with its locals; next() then goes to the first instruction. */
@@ -117,7 +121,18 @@ export class BodyReader {
       case FORM_END:
         if (--this.depth === 0 && at !== limit) this.#fail('it goes on after its last end', at)
         return true
-      case FORM_BLOCK: this.depth++; break
+      case FORM_BLOCK:
+        this.depth++
+        if (at < limit && (BYTE_MARKS[bytes[at]!]! & NOT_BLOCK_TYPE) === 0) {
+          slots[0] = bytes[at]! << 25 >> 25
+          slots[1] = 0
+          this.end = at + 1
+          return true
+        }
+        break
+      case FORM_TRY_TABLE: this.depth++; break
+      case FORM_INDEX: slots[0] = this.#u32(); return true
+      case FORM_NUMBER: slots[0] = this.#s32(); return true
       case FORM_DELEGATE:
         // It takes the place of the `end` of a try, which is not the function's own block.
         if (--this.depth === 0) this.#fail('a delegate is outside of blocks', this.at)
@@ -127,6 +142,53 @@ export class BodyReader {
     }
     this.#general(opcode)
     return true
+  }
+
+  /** Goes to the next of the instructions of which `stops` was made; false behind the last. Throws MalformedModule. */
+  nextOf(stops: Int32Array): boolean {
+    this.passed = 0
+    for (;;) {
+      this.#pass(stops)
+      if (!this.next()) return false
+      if ((stops[this.opcode]! & WANTED) !== 0) return true
+      this.passed++
+    }
+  }
+
+  // Goes over what is neither wanted nor unusual: no field is written, and nothing but the end depends on what is read.
+  #pass(stops: Int32Array): void {
+    const { bytes } = this
+    const view = this.#view
+    const limit = this.#limit
+    // Arrays whose length was asked for before the loop are known to V8 in it.
+    if (stops.length !== OPCODE_END) throw new RangeError('Cannot stop at instructions that stopsAt() does not know')
+    const last = Math.min(limit, bytes.length - 4)
+    let { end: at, depth, passed } = this
+    while (at < last) {
+      const word = view.getInt32(at, true)
+      const step = stops[word & 0xff]!
+      // The bytes that end an integer, and the lengths of one and of two, or -1. Both are there before `step` is.
+      const ends = ~word & 0x8080_8000
+      const others = ends & ends - 1
+      const one = 31 - Math.clz32(ends & -ends) >> 3
+      const two = 31 - Math.clz32(others & -others) >> 3
+      const after = depth + (step << DEPTH_LEFT >> DEPTH_RIGHT) | 0
+      let next = at + (step & STEP_BYTES) + ((one & step >> STEP_ONE | two & step >> STEP_TWO) & 7) | 0
+      // Each of them is negative if it keeps us from going on.
+      const marks = -(step & BYTE_MARKS[word >>> 8 & 0xff]!)
+      if ((marks | one & step | two & step << 1 | after - 1 | limit - next) < 0) {
+        // Linkers leave integers of five bytes for what they fill in.
+        if (step >= 0 || (step & ANY_BYTE) !== 0 || ends !== 0 || limit - at < 6) break
+        next = at + (bytes[at + 4]! < 0x80 ? 5 : 6)
+        if (next === at + 6 && bytes[at + 5]! > 7) break
+      }
+      at = next
+      depth = after
+      passed = passed + 1 | 0
+    }
+    this.end = at
+    this.depth = depth
+    this.passed = passed
   }
 
   // The number of an instruction with a prefix.
@@ -344,15 +406,23 @@ const FORM_MEMARG = 2
 const FORM_END = 3
 const FORM_BLOCK = 4
 const FORM_DELEGATE = 5
-const FORM_GENERAL = 6
+const FORM_INDEX = 6
+const FORM_NUMBER = 7
+const FORM_TRY_TABLE = 8
+const FORM_GENERAL = 9
 const FORMS = new Uint8Array(OPCODE_END)
 for (const { opcode, name, immediates } of INSTRUCTIONS) {
   if (name === 'end') FORMS[opcode] = FORM_END
   else if (name === 'delegate') FORMS[opcode] = FORM_DELEGATE
   else if (immediates.length === 0) FORMS[opcode] = FORM_NONE
+  else if (name === 'try_table') FORMS[opcode] = FORM_TRY_TABLE
   else if (immediates[0] === 'blocktype') FORMS[opcode] = FORM_BLOCK
   else if (immediates[0] === 'memarg' && immediates.length === 1) FORMS[opcode] = FORM_MEMARG
-  else FORMS[opcode] = FORM_GENERAL
+  else {
+    const [first, second] = ENCODINGS.subarray(opcode * IMMEDIATES_MAX)
+    FORMS[opcode] = second !== 0 ? FORM_GENERAL : first === ENCODING.u32 ? FORM_INDEX
+      : first === ENCODING.s32 ? FORM_NUMBER : FORM_GENERAL
+  }
 }
 
 // By first byte, for what has no immediate or a single integer. The mask has bits that the next byte, with bit 8 set,
@@ -361,11 +431,64 @@ const QUICK_MASK = new Uint16Array(256)
 const QUICK_SHIFT = new Uint8Array(256)
 const QUICK_WIDTH = new Uint8Array(256)
 QUICK_MASK.fill(0x100)
-for (const { opcode, prefix, immediates } of INSTRUCTIONS) {
+for (const { opcode, prefix } of INSTRUCTIONS) {
+  const form = FORMS[opcode]!
+  if (prefix !== 0 || !(form === FORM_NONE || form === FORM_INDEX || form === FORM_NUMBER)) continue
+  QUICK_MASK[opcode] = form === FORM_NONE ? 0 : 0x80
+  QUICK_SHIFT[opcode] = form === FORM_NUMBER ? 25 : 0
+  QUICK_WIDTH[opcode] = form === FORM_NONE ? 0 : 1
+}
+
+// How nextOf() goes over an instruction: `stops`, by number. The bits of an entry:
+//   0-3    its bytes, but for integers in LEB128
+//   4-6    all set if an integer follows, with bit 31; 7-9 all set if two do, with bit 30: 3 bytes at most
+//   11-13  marks that the byte behind the opcode must not have
+//   14     it is wanted
+//   16-17  what it does to the depth, signed
+const STEP_BYTES = 0x0f
+const STEP_ONE = 4
+const STEP_TWO = 7
+const INTEGER = 1 << 31 | 7 << STEP_ONE
+const INTEGERS = 1 << 30 | 7 << STEP_TWO
+const NOT_ALIGNMENT = 1 << 11
+const NOT_BLOCK_TYPE = 1 << 12
+const ANY_BYTE = 1 << 13
+const WANTED = 1 << 14
+const STEP_DEPTH = 16
+const DEPTH_LEFT = 14
+const DEPTH_RIGHT = 30
+
+const BYTE_MARKS = new Uint16Array(256)
+for (let byte = 0; byte < 256; byte++) {
+  const isType = byte < 0x40 || byte === (BLOCK_EMPTY & 0x7f) || (byte >= (V128 & 0x7f) && byte < 0x80)
+  BYTE_MARKS[byte] = ANY_BYTE | (byte < 0x40 ? 0 : NOT_ALIGNMENT) | (isType ? 0 : NOT_BLOCK_TYPE)
+}
+
+const STEPS = new Int32Array(OPCODE_END).fill(ANY_BYTE)
+for (const { opcode, prefix, name } of INSTRUCTIONS) {
+  if (prefix !== 0 || name === 'delegate') continue
   const [first, second] = ENCODINGS.subarray(opcode * IMMEDIATES_MAX)
-  const single = second === 0 && (first === ENCODING.u32 || first === ENCODING.s32)
-  if (prefix !== 0 || !(FORMS[opcode] === FORM_NONE || (FORMS[opcode] === FORM_GENERAL && single))) continue
-  QUICK_MASK[opcode] = single ? 0x80 : 0
-  QUICK_SHIFT[opcode] = first === ENCODING.s32 ? 25 : 0
-  QUICK_WIDTH[opcode] = immediates.length
+  const depth = (name === 'end' ? 3 : first === ENCODING.blocktype ? 1 : 0) << STEP_DEPTH
+  const step = stepOver(first!, second!)
+  if (step !== undefined) STEPS[opcode] = step | depth
+}
+
+function stepOver(first: number, second: number): number | undefined {
+  const isInteger = first === ENCODING.u32 || first === ENCODING.s32 || first === ENCODING.s64
+  if (second === ENCODING.u32 && first === ENCODING.u32) return 1 | INTEGERS
+  if (second !== 0) return undefined
+  if (isInteger) return 1 | INTEGER
+  switch (first) {
+    case 0: return 1
+    case ENCODING.memarg: return 1 | INTEGERS | NOT_ALIGNMENT
+    case ENCODING.blocktype: return 2 | NOT_BLOCK_TYPE
+    case ENCODING.bytes4: return 5
+    case ENCODING.bytes8: return 9
+    default: return undefined
+  }
+}
+
+/** What nextOf() takes: stops at the instructions that are `wanted`, by their numbers. */
+export function stopsAt(wanted: (opcode: number) => boolean): Int32Array {
+  return STEPS.map((step, opcode) => wanted(opcode) ? step | ANY_BYTE | WANTED : step)
 }

@@ -12,9 +12,14 @@ import {
 export class BodyWriter {
   bytes: Uint8Array<ArrayBuffer>
   length = 0
+  #view: DataView
+  // What was copied from last.
+  #source: Uint8Array = NOTHING
+  #sourceView = viewOf(NOTHING)
 
   constructor(capacity: number) {
     this.bytes = new Uint8Array(Math.max(capacity, 64))
+    this.#view = viewOf(this.bytes)
   }
 
   /** What was written; valid until the next write. */
@@ -22,24 +27,58 @@ export class BodyWriter {
     return this.bytes.subarray(0, this.length)
   }
 
+  /** Puts `head` before what was written from `start` on: both together. Nothing can be written after it. */
+  prepend(start: number, head: Uint8Array): Uint8Array<ArrayBuffer> {
+    const from = start - head.length
+    if (from >= 0) {
+      this.bytes.set(head, from)
+      return this.bytes.subarray(from, this.length)
+    }
+    const whole = new Uint8Array(this.length - start + head.length)
+    whole.set(head)
+    whole.set(this.bytes.subarray(start, this.length), head.length)
+    return whole
+  }
+
   /** Bytes [from, end) of `source`. */
   copy(source: Uint8Array, from: number, end: number): void {
-    this.#reserve(end - from)
-    // Setting a view up costs more than the bytes between two changes, which are few.
-    if (end - from < 64) for (let i = from; i < end; i++) this.bytes[this.length++] = source[i]!
-    else {
-      this.bytes.set(source.subarray(from, end), this.length)
-      this.length += end - from
+    const count = end - from
+    const rounded = count + 7 & ~7
+    this.#reserve(rounded)
+    const { bytes, length } = this
+    // set() needs a view of the source, which costs more than the bytes between two changes: some hundred. These are
+    // copied by eights; what is too much is written over by what comes next.
+    if (count >= COPY_LONG) bytes.set(source.subarray(from, end), length)
+    else if (count >= COPY_SHORT && from + rounded <= source.length) this.#copyEights(source, from, count)
+    else for (let i = 0; i < count; i++) bytes[length + i] = source[from + i]!
+    this.length = length + count
+  }
+
+  #copyEights(source: Uint8Array, from: number, count: number): void {
+    if (source !== this.#source) {
+      this.#source = source
+      this.#sourceView = viewOf(source)
     }
+    const input = this.#sourceView
+    const output = this.#view
+    const { length } = this
+    // V8 makes no objects of integers that are only moved.
+    for (let i = 0; i < count; i += 8) output.setBigInt64(length + i, input.getBigInt64(from + i, true), true)
   }
 
   byte(value: number): void {
-    this.#reserve(1)
-    this.bytes[this.length++] = value
+    const { length } = this
+    if (length === this.bytes.length) this.#grow(1)
+    this.bytes[length] = value
+    this.length = length + 1
   }
 
   /** An unsigned integer of 32 bits; negative numbers are taken as the upper half. */
   u32(value: number): void {
+    if (value >= 0 && value < 0x80) {
+      this.byte(value)
+      return
+    }
     this.#reserve(5)
     let rest = value >>> 0
     for (; rest >= 0x80; rest >>>= 7) this.bytes[this.length++] = rest & 0x7f | 0x80
@@ -47,6 +86,10 @@ export class BodyWriter {
   }
 
   s32(value: number): void {
+    if (value >= -0x40 && value < 0x40) {
+      this.byte(value & 0x7f)
+      return
+    }
     this.#reserve(5)
     let rest = value | 0
     for (; rest < -0x40 || rest >= 0x40; rest >>= 7) this.bytes[this.length++] = rest & 0x7f | 0x80
@@ -86,19 +129,26 @@ export class BodyWriter {
     }
   }
 
-  /** Leaves room for the length of what comes next; `endSized` takes the result. For bodies and sections. */
-  beginSized(): number {
-    this.#reserve(5)
-    this.length += 5
+  /**
+   * Leaves `room` for the length of what comes next; `endSized` takes the result. For bodies and sections. What is left
+   * as much room as its length needs isn't moved.
+   */
+  beginSized(room = 5): number {
+    this.#reserve(room)
+    this.length += room
     return this.length
   }
 
   /** Writes the length of what came since `beginSized`, and moves that up to it. */
-  endSized(start: number): void {
+  endSized(start: number, room = 5): void {
     const end = this.length
-    this.length = start - 5
+    const width = lebLength(end - start)
+    if (width !== room) {
+      this.#reserve(width)
+      this.bytes.copyWithin(start - room + width, start, end)
+    }
+    this.length = start - room
     this.u32(end - start)
-    this.bytes.copyWithin(this.length, start, end)
     this.length += end - start
   }
 
@@ -150,9 +200,27 @@ export class BodyWriter {
   }
 
   #reserve(count: number): void {
-    if (this.length + count <= this.bytes.length) return
+    if (this.length + count > this.bytes.length) this.#grow(count)
+  }
+
+  #grow(count: number): void {
     const grown = new Uint8Array(Math.max(this.bytes.length * 2, this.length + count))
     grown.set(this.written())
     this.bytes = grown
+    this.#view = viewOf(grown)
   }
+}
+
+const NOTHING = new Uint8Array()
+
+function viewOf(bytes: Uint8Array): DataView {
+  return new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
+}
+
+const COPY_SHORT = 12
+const COPY_LONG = 512
+
+/** How many bytes an unsigned integer of 32 bits takes. */
+export function lebLength(value: number): number {
+  return value < 0x80 ? 1 : value < 0x4000 ? 2 : value < 0x20_0000 ? 3 : value < 0x1000_0000 ? 4 : 5
 }

@@ -49,6 +49,11 @@ export interface Turn {
   end(): void
 }
 
+/** What a context is made of. `turn`: its own, unless somebody schedules. */
+export type ContextParts = Pick<Context, 'memory' | 'descriptors' | 'args' | 'env' | 'clock' | 'entropy' | 'iovecs'> & {
+  readonly turn?: Turn | undefined
+}
+
 /** What a cell gives to its hypercalls. */
 export class Context {
   readonly memory: GuestMemory
@@ -92,10 +97,7 @@ export class Context {
     this.turn.wake()
   }
 
-  constructor(
-    parts: Pick<Context, 'memory' | 'descriptors' | 'args' | 'env' | 'clock' | 'entropy' | 'iovecs'> &
-      { readonly turn?: Turn | undefined },
-  ) {
+  constructor(parts: ContextParts) {
     this.turn = parts.turn ?? new OwnTurn()
     this.memory = parts.memory
     this.descriptors = parts.descriptors

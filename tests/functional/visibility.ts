@@ -1,16 +1,16 @@
-// cell/visibility_test_support.ts: run by preemptible_test.ts under several flags of V8: ends once a loop was left.
+// tests/functional/visibility.ts: run by visibility_test.ts under several flags of V8: ends once its loops were left.
 //
 // A translated loop without end and without stores spins on this thread; the timer sets the control word, the loop
 // calls the function in its table, and that one throws.
 
 import { Worker } from 'node:worker_threads'
 import wabt from 'wabt'
-import { nowNs } from '../base/stopwatch.ts'
-import { CONTROL_MEMORY, translate, YIELD_TABLE } from '../translate/translate.ts'
-import { decodeModule } from '../wasm/decode.ts'
-import { prepare } from '../wasm/prepare.ts'
-import { Alarm, newBell } from './alarm.ts'
-import type { Timer } from './timer_worker.ts'
+import { nowNs } from '../../src/base/stopwatch.ts'
+import { CONTROL_MEMORY, translate, YIELD_TABLE } from '../../src/translate/translate.ts'
+import { decodeModule } from '../../src/wasm/decode.ts'
+import { prepare } from '../../src/wasm/prepare.ts'
+import { Alarm, newBell } from '../../src/cell/alarm.ts'
+import type { Timer } from '../../src/cell/timer_worker.ts'
 
 const { parseWat } = await wabt()
 const bytesOf = (text: string): Uint8Array<ArrayBuffer> =>
@@ -22,7 +22,7 @@ const control = new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true })
 const words = control.buffer as unknown as SharedArrayBuffer
 const bell = newBell()
 const timer: Timer = { controls: [words], bell }
-const worker = new Worker(new URL('./timer_worker.ts', import.meta.url), { workerData: timer })
+const worker = new Worker(new URL('../../src/cell/timer_worker.ts', import.meta.url), { workerData: timer })
 const alarm = new Alarm(new Int32Array(words), bell)
 const leave = new WebAssembly.Instance(new WebAssembly.Module(
   bytesOf('(module (import "host" "leave" (func $leave)) (func (export "leave") (call $leave)))')),
