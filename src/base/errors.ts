@@ -107,8 +107,9 @@ export const ERRORS = {
     'Check where stdout leads: a full disk, or a device that takes nothing'),
   GUEST_DEADLOCKED: entry(125, () => 'Stopped the guest as it waits for what can never happen',
     'The program polls only descriptors that are closed or ended'),
-  GUEST_TIMED_OUT: entry(124, (seconds: string) => `Stopped the guest as it ran for longer than --timeout ${seconds}`,
-    'Raise --timeout'),
+  GUEST_TIMED_OUT: entry(124, (guest: string, time: string) =>
+    `Stopped ${guest} as it ran for longer than its timeout of ${time}`,
+    'Raise --timeout, or the timeout of the cell'),
 } satisfies Record<string, Entry>
 
 /** A stable name of an error, such as 'MODULE_EMPTY'. */

@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { formatDuration, formatSize, parseDuration, parseSize } from './units.ts'
+import { formatDuration, formatSize, parseCpu, parseDuration, parseSize } from './units.ts'
 
 const SIZES: readonly [string, number | undefined][] = [
   ['65536', 65_536], ['0', 0], ['1b', 1], ['64MiB', 64 * 1024 ** 2], ['64 mib', 64 * 1024 ** 2],
@@ -22,6 +22,15 @@ const DURATIONS: readonly [string, number | undefined][] = [
   ['', undefined], ['s', undefined], ['-1s', undefined], ['5d', undefined], ['5s5', undefined], ['1k', undefined],
 ]
 
+const CPUS: readonly [string, number | undefined][] = [
+  ['25%', 0.25], ['25 %', 0.25], ['0.25', 0.25], ['1.5', 1.5], ['150%', 1.5], ['100%', 1], ['1', 1], [' 7 ', 7],
+  ['0.1%', 0.001], ['12.5%', 0.125], ['1024', 1024], ['007%', 0.07],
+  ['0', undefined], ['0%', undefined], ['0.0', undefined], ['', undefined], ['%', undefined], ['-10%', undefined],
+  ['+10%', undefined], ['.5', undefined], ['5.', undefined], ['1e-1', undefined], ['10%%', undefined],
+  ['10 percent', undefined], ['1,5', undefined], ['0x1', undefined], ['Infinity', undefined], ['NaN', undefined],
+  ['half', undefined], ['1 2', undefined], ['10m', undefined],
+]
+
 for (const [text, bytes] of SIZES) {
   test(`parseSize takes ${JSON.stringify(text)} for ${bytes}`, () => { assert.equal(parseSize(text), bytes) })
 }
@@ -29,6 +38,18 @@ for (const [text, bytes] of SIZES) {
 for (const [text, ns] of DURATIONS) {
   test(`parseDuration takes ${JSON.stringify(text)} for ${ns}`, () => { assert.equal(parseDuration(text), ns) })
 }
+
+for (const [text, cpus] of CPUS) {
+  test(`parseCpu takes ${JSON.stringify(text)} for ${cpus}`, () => { assert.equal(parseCpu(text), cpus) })
+}
+
+test('parseCpu reads percents and parts as the same', () => {
+  fc.assert(fc.property(fc.integer({ min: 1, max: 1_000_000 }), (hundredths) => {
+    const [whole, percent] = [parseCpu(String(hundredths / 100)), parseCpu(`${hundredths}%`)]
+    assert.equal(whole, hundredths / 100)
+    assert.equal(percent, hundredths / 100)
+  }))
+})
 
 test('formatSize takes the largest unit that leaves at least 1, and a decimal only if it must', () => {
   const cases: [number, string][] = [

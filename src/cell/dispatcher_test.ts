@@ -133,19 +133,19 @@ describe('turns', () => {
     const { dispatcher, control, alarm } = quiet()
     const turn = dispatcher.admit()
     await turn.begin()
-    let loops = 0
+    const loop = { turns: 0 }
     const count = (): void => {
-      loops++
-      if (loops < 100) setImmediate(count)
+      loop.turns++
+      if (loop.turns < 100) setImmediate(count)
     }
     setImmediate(count)
-    while (loops < 3) await turn.yield()
+    while (loop.turns < 3) await turn.yield()
     announce(control)
-    const from = loops
+    const from = loop.turns
     setTimeout(() => alarm.messageRead(), 5)
     await turn.yield()
     assert.equal(alarm.hasMail, false, 'it went on before the message was read')
-    assert.ok(loops > from)
+    assert.ok(loop.turns > from)
     turn.leave()
     turn.end()
   })

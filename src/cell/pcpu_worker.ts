@@ -57,7 +57,7 @@ export type Command =
 /** What became of a cell's time so far, and of its memory. */
 export type Figures = Account & {
   readonly id: number; readonly memoryBytes: number
-  /** Who had the pCPU while it was runnable, most first; empty if it isn't known. */
+  /** Who had the pCPU while it was runnable, most first, -1 for cells that have ended; empty if it isn't known. */
   readonly waitedFor: readonly (readonly [id: number, ns: number])[]
   readonly throttledBy: 'itself' | 'its pool' | undefined
 }
@@ -68,6 +68,9 @@ export type Report =
   | { readonly id: number; readonly ended: Outcome; readonly usage: Usage; readonly figures?: Figures }
   | { readonly id: number; readonly failed: Pick<CellarError, 'code' | 'values'> }
   | { readonly figures: readonly Figures[]; readonly busyNs: number }
+
+/** In place of the id of cells that have ended. */
+const GONE = -1
 
 type Running = { readonly cell: Cell | undefined; readonly turn: ScheduledTurn | undefined; end?: End }
 
@@ -174,8 +177,8 @@ function figuresOf(id: number, cell: Cell, { node }: ScheduledTurn): Figures {
     id,
     ...dispatcher!.account(node),
     memoryBytes: cell.context.memory.memory.buffer.byteLength,
-    waitedFor: queue.blamed(node).flatMap(([other, ns]) =>
-      other === undefined || !ids.has(other) ? [] : [[ids.get(other)!, ns] as const]),
+    waitedFor: queue.blamed(node).map(([other, ns]) =>
+      [other === undefined ? GONE : ids.get(other) ?? GONE, ns] as const),
     throttledBy: by === undefined ? undefined : by === node ? 'itself' : 'its pool',
   }
 }

@@ -19,6 +19,7 @@ import type { Terms } from '../sched/node.ts'
 import { entitlements } from '../sched/placement.ts'
 import type { End } from '../wasi/p1/context.ts'
 import { endAbruptly } from './end.ts'
+import { figures } from './figures.ts'
 import { tell } from './print.ts'
 import { report, type Launch } from './run.ts'
 import { table, type Row } from './top.ts'
@@ -47,6 +48,9 @@ export type PlannedCell = {
 }
 
 type Running = { readonly cell: PlannedCell; readonly member: Member; id: number; pcpu: number; ended?: Ended }
+
+/** How often a pool's terms are split over the pCPUs. */
+const PULSE_MS = 250
 
 /** How long cells have to end when they are stopped: they do at their next check. */
 const STOP_MS_MAX = 1000
@@ -126,18 +130,26 @@ class Foreground {
     const timer = this.#plan.forNs === undefined ? undefined
       : setTimeout(this.#over.resolve, Math.min(this.#plan.forNs / 1e6, TIMER_MS_MAX), 'time')
     const live = this.#isLive() ? setInterval(() => void this.#draw(), 1000) : undefined
+    // Pools are split over the pCPUs anew with each reading.
+    const pulse = this.#pools.size > 0 ? setInterval(() => void this.#stack.figures(), PULSE_MS) : undefined
     const over = await this.#over.promise
     clearTimeout(timer)
     clearInterval(live)
+    clearInterval(pulse)
     off()
     const rows = await this.#rows()
     if (over !== 'ended') await this.#stopAll(endFor(over), all)
     if (this.#failure !== undefined) throw this.#failure
-    if (this.#plan.single?.stats !== false) {
-      this.#erase()
-      process.stderr.write(table(rows, this.#stack.pcpus))
+    const status = this.#status(over)
+    const { single } = this.#plan
+    if (single?.stats === false) return status
+    this.#erase()
+    const [only] = this.#running
+    if (single !== undefined && only?.ended !== undefined) {
+      process.stderr.write(figures(only.cell.name, status, only.ended.usage))
     }
-    return this.#status(over)
+    process.stderr.write(table(rows, this.#stack.pcpus))
+    return status
   }
 
   #isLive(): boolean {
@@ -151,7 +163,7 @@ class Foreground {
       one.ended = await ended
       const { outcome } = one.ended
       if (outcome.kind === 'trap') report({ ...one.cell.launch, name: one.cell.name }, outcome)
-      if (isTimeout(one)) tell(new CellarError('GUEST_TIMED_OUT', [formatDuration(one.cell.timeoutNs!)]))
+      if (isTimeout(one)) tell(new CellarError('GUEST_TIMED_OUT', [one.cell.name, formatDuration(one.cell.timeoutNs!)]))
     } catch (error) {
       // One that can't start ends all: half a stack isn't what was asked for.
       this.#failure ??= error
@@ -210,12 +222,13 @@ class Foreground {
     const names = new Map(this.#running.map(({ id, cell }) => [id, cell.name]))
     const rows = this.#running.map(({ id, pcpu, member, ended }): Row => {
       const found = ended?.figures ?? figures.get(id)
-      const wanted = found === undefined ? 0 : found.runningNs + found.runnableNs + found.throttledNs
       return {
         name: member.name, pcpu, terms: member.terms, pool: member.pool, figures: found,
-        demand: found === undefined ? 0 : Math.min(1, wanted / (now - this.#startedAt)),
+        // What it would use if it never had to wait for others: it runs, then it waits by itself, and so on.
+        demand: found === undefined || ended !== undefined ? (found?.runningNs ?? 0) / (now - this.#startedAt)
+          : found.runningNs / Math.max(1, found.runningNs + found.waitingNs),
         elapsedNs: now - this.#startedAt, due: 0,
-        waitedFor: (found?.waitedFor ?? []).map(([by, ns]) => [names.get(by) ?? '?', ns] as const),
+        waitedFor: (found?.waitedFor ?? []).map(([by, ns]) => [names.get(by) ?? 'cells that ended', ns] as const),
         end: ended?.outcome,
       }
     })

@@ -6,12 +6,13 @@
 import { SHARE_ENV, Worker } from 'node:worker_threads'
 import { signals } from '../base/signals.ts'
 import { CellarError } from '../base/errors.ts'
-import { formatDuration, formatSize } from '../base/units.ts'
+import { formatDuration } from '../base/units.ts'
 import type { Outcome, Usage } from '../cell/cell.ts'
 import { HYPERCALL_NAMES } from '../cell/hypercalls.ts'
 import { loadExecutable } from '../cell/load.ts'
 import type { Command, PcpuStart, Report } from '../cell/pcpu_worker.ts'
 import { endAbruptly } from './end.ts'
+import { figures } from './figures.ts'
 import { tell } from './print.ts'
 import { report, type Launch } from './run.ts'
 
@@ -33,7 +34,7 @@ export async function supervise(launch: Launch, { timeoutNs, stats, trace }: Opt
     const start: Command = { start: 0, executable, grants: launch.grants, calls: launch.calls, trace, counts }
     worker.postMessage(start)
     const { outcome, usage } = await firstEnd(worker, timeoutNs)
-    const status = outcome === 'timeout' ? timedOut(timeoutNs!) : report(launch, outcome)
+    const status = outcome === 'timeout' ? timedOut(launch.name ?? launch.program, timeoutNs!) : report(launch, outcome)
     if (stats) {
       const wallNs = (performance.now() - created) * 1e6
       const { user, system } = process.cpuUsage(cpuBefore)
@@ -48,8 +49,8 @@ export async function supervise(launch: Launch, { timeoutNs, stats, trace }: Opt
   }
 }
 
-function timedOut(timeoutNs: number): number {
-  const error = new CellarError('GUEST_TIMED_OUT', [formatDuration(timeoutNs)])
+function timedOut(name: string, timeoutNs: number): number {
+  const error = new CellarError('GUEST_TIMED_OUT', [name, formatDuration(timeoutNs)])
   tell(error)
   return error.exit
 }
@@ -85,20 +86,4 @@ function interrupted(counts: Uint32Array, wallNs: number, cpuNs: number): Usage 
   counts.forEach((count, i) => { if (count > 0) hypercalls[HYPERCALL_NAMES[i]!] = count })
   return { startNs: Number.NaN, cpuNs, wallNs, memoryBytes: Number.NaN, waits: Number.NaN,
     preemptions: Number.NaN, hypercalls }
-}
-
-function figures(program: string, status: number, usage: Usage): string {
-  const calls = Object.entries(usage.hypercalls).sort(([, a], [, b]) => b - a)
-  const total = calls.reduce((sum, [, count]) => sum + count, 0)
-  const known = (value: number, text: string): string => Number.isNaN(value) ? 'unknown (stopped)' : text
-  return [
-    `cellar: ${program} ended with status ${status}`,
-    `  start       ${known(usage.startNs, formatDuration(usage.startNs))}`,
-    `  wall        ${formatDuration(usage.wallNs)}`,
-    `  cpu         ${formatDuration(usage.cpuNs)}`,
-    `  memory      ${known(usage.memoryBytes, formatSize(usage.memoryBytes))}`,
-    `  waits       ${known(usage.waits, String(usage.waits))}`,
-    `  hypercalls  ${total}${total === 0 ? '' : `: ${calls.map(([name, count]) => `${name} ${count}`).join(', ')}`}`,
-    '',
-  ].join('\n')
 }

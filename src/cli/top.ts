@@ -52,7 +52,8 @@ function cellsOf(row: Row): string[] {
 function summary(rows: readonly Row[], pcpus: number): string {
   const elapsed = rows[0]?.elapsedNs ?? 0
   const got = rows.reduce((sum, { figures }) => sum + (figures?.runningNs ?? 0), 0)
-  return `${rows.length} cells on ${pcpus} pCPUs for ${(elapsed / 1e9).toFixed(1)} s: ${
+  const count = (n: number, what: string): string => `${n} ${what}${n === 1 ? '' : 's'}`
+  return `${count(rows.length, 'cell')} on ${count(pcpus, 'pCPU')} for ${(elapsed / 1e9).toFixed(1)} s: ${
     percent(elapsed === 0 ? 0 : got / elapsed / pcpus)} of their time was used`
 }
 

@@ -50,6 +50,10 @@ export class Node<T = unknown> {
   readonly reserve: Entry<Node<T>>
   /** How long it runs before it waits, as far as is known: what its deadline is reckoned with, a quantum at most. */
   requestNs = Infinity
+  /** It has never wanted to run yet. */
+  isNew = true
+  /** Of a pool: what children that are gone had more than their share of, in nanoseconds. */
+  debtNs = 0
   /** Runs, if it does, because it was behind its reservation. */
   byReservation = false
   /** Has had more than its share, by reservation: not counted in its pool's weight and V. */

@@ -29,7 +29,8 @@ import {
   checkTerms, DEFAULT_TERMS, ENDED, enter, Node, blocked, RUNNABLE, RUNNING, THROTTLED, WAITING, type Terms,
 } from './node.ts'
 import {
-  beats, charge, choose, dequeue, enqueue, exhaustedAt, join, learn, leave, mayStart, refill, releaseTime, reweigh,
+  beats, bequeath, charge, choose, dequeue, enqueue, exhaustedAt, join, learn, leave, mayStart, refill, releaseTime,
+  reweigh,
 } from './tags.ts'
 
 /** What became of a node's time: nanoseconds that add up to its age. */
@@ -352,6 +353,7 @@ export class RunQueue<T = unknown> {
 
   #end(node: Node<T>): void {
     enter(node, ENDED, this.#now)
+    bequeath(node.parent!, node, this.quantumNs)
     node.parent!.children--
     if (this.#last === node) this.#last = undefined
     if (node.isPool) return

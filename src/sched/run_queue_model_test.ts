@@ -26,6 +26,7 @@ class Guest {
   r = 0
   owed = 0
   request = Infinity
+  isNew = true
   tokens = Q
   tokensAt = 0
   reached = 0
@@ -130,7 +131,9 @@ class Model {
   join(guest: Guest): void {
     const pool = guest.parent!
     pool.reached = Math.max(pool.reached, pool.v)
-    guest.p = Math.max(guest.p, pool.reached - guest.pQuantum)
+    // Nobody is taken out in these histories, so that nobody leaves a debt.
+    guest.p = Math.max(guest.p, pool.reached - (guest.isNew ? 0 : guest.pQuantum))
+    guest.isNew = false
     guest.r = Math.max(guest.r, this.now - guest.owed)
     guest.isActive = true
   }

@@ -28,14 +28,14 @@ test('until is infinite for one alone, and a quantum among others', () => {
   queue.wake(cells[0]!, 0)
   queue.pick(0)
   assert.equal(queue.until, Infinity)
-  // After long alone, it has had its share: who wakes is first.
-  assert.equal(queue.wake(cells[1]!, 50 * Q), true)
-  assert.equal(queue.until, 50 * Q)
-  queue.stop(50 * Q, 'runnable')
-  assert.equal(queue.pick(50 * Q), cells[1])
+  // One that is new has slept through nothing: it has no credit, and waits for the quantum's end.
+  assert.equal(queue.wake(cells[1]!, 50 * Q), false)
   assert.equal(queue.until, 51 * Q)
+  queue.stop(51 * Q, 'runnable')
+  assert.equal(queue.pick(51 * Q), cells[1])
+  assert.equal(queue.until, 52 * Q)
   // The other one leaves: alone again.
-  queue.remove(cells[0]!, 50.5 * Q)
+  queue.remove(cells[0]!, 51.5 * Q)
   assert.equal(queue.until, Infinity)
 })
 
@@ -212,4 +212,26 @@ test('a mistake of the caller is an error', () => {
   queue.wake(cell!, 0)
   queue.pick(0)
   assert.throws(() => queue.pick(0), /has left before/)
+})
+
+test('to end and start anew is no way to have more', () => {
+  const { queue, cells } = queueOf({ shares: 300 })
+  const [steady] = cells as [Node<string>]
+  queue.wake(steady, 0)
+  let now = 0
+  let other = 0
+  for (let restarts = 0; restarts < 4000;) {
+    const anew = queue.addCell(queue.root, { shares: 100, reservation: 0, limit: Infinity }, now)
+    queue.wake(anew, now)
+    for (let picked: Node<string> | undefined; picked !== anew; now += Q / 2) {
+      picked = queue.pick(now)
+      if (picked === anew) other += Q / 2
+      queue.stop(now + Q / 2, picked === anew ? 'waiting' : 'runnable')
+    }
+    queue.remove(anew, now)
+    restarts++
+  }
+  // 1 of 4 parts is its due.
+  const part = other / now
+  assert.ok(part > 0.2 && part < 0.3, String(part))
 })

@@ -2,8 +2,8 @@
 //
 // P is virtual time: nanoseconds of running per share. A pool's virtual time V is the mean P of its active children by
 // weight, so that what some have too much, the others have too little: w·(V - P) is what a child is owed. A child is
-// eligible if it is owed something (P ≤ V); its deadline is P + request / shares. What it requests is a quantum, or less
-// if it is known to wait after less: so who runs shortly and often comes soon, and has no more of the pCPU for it.
+// eligible if it is owed something (P ≤ V); its deadline is P + request / shares. What it requests is a quantum, or
+// less if it is known to wait after less: so who runs shortly and often comes soon, and has no more of the pCPU for it.
 // R is real time: had the node received exactly its reservation, no more, R would be now. Eligible if R ≤ now; its
 // deadline is R + quantum / reservation. Its bounds, both in quanta: AHEAD and OWED_MAX.
 // The bucket holds a quantum at most, is filled at `limit`, and emptied by running.
@@ -16,6 +16,8 @@ import { RUNNABLE, RUNNING, type Node, type Terms } from './node.ts'
 const OWED_MAX = 4
 /** The most by which a quantum of the reservation can be overrun and still be paid for, in quanta. */
 const OVERRUN_MAX = 4
+/** Debts of children that are gone are kept up to so many quanta. */
+const DEBT_MAX = 4
 /** A limited node starts to run only with so much of a quantum in its bucket: it mustn't be cut into crumbs. */
 const STINT = 1 / 4
 /** A quantum that is over but for so much of it is over: sums of parts end a bit before the whole. */
@@ -45,15 +47,31 @@ function virtualTime(pool: Node): number {
  * enough to be the next to run, not enough for what it didn't use to pile up. What it was ahead, it still is. The
  * credit is counted from the furthest that V has reached: V itself falls with each credit, and of a herd that wakes
  * each would come before the one before. Its reservation is behind as far as it was when it left: neither does a
- * sleeper hoard, nor is it robbed.
+ * sleeper hoard, nor is it robbed. One that is new has slept through nothing: it has no credit, and what one that is
+ * gone had too much (`bequeath`) it begins with. Or to end and start anew would be a way to have more.
  */
 export function join(pool: Node, node: Node, now: number, quantumNs: number): void {
   pool.reached = Math.max(pool.reached, virtualTime(pool))
-  const credited = pool.reached - quantumNs / node.shares
+  const credit = node.isNew ? -inherit(pool, quantumNs) : quantumNs
+  const credited = pool.reached - credit / node.shares
   if (node.share.start < credited) node.share.start = credited
   if (node.reserve.start < now - node.owedNs) node.reserve.start = now - node.owedNs
+  node.isNew = false
   pool.active++
   addWeight(pool, node)
+}
+
+/** What a newcomer takes over of the debts of those that are gone: a quantum at most, as it isn't to blame. */
+function inherit(pool: Node, quantumNs: number): number {
+  const debt = Math.min(pool.debtNs, quantumNs)
+  pool.debtNs -= debt
+  return debt
+}
+
+/** A child of the pool is gone: its debt, what it had more than its share, is left. It isn't active any more. */
+export function bequeath(pool: Node, node: Node, quantumNs: number): void {
+  const debt = (node.share.start - Math.max(pool.reached, virtualTime(pool))) * node.shares
+  if (debt > 0) pool.debtNs = Math.min(pool.debtNs + debt, DEBT_MAX * quantumNs)
 }
 
 /** Undoes `join`. The node is in no tree. */

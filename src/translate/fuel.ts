@@ -11,7 +11,8 @@
 // exceptions doesn't, since a callee may leave it by another way.
 //
 // What is consumed until a given point is the same in all runs, however often the guest was asked to leave. A bulk
-// instruction costs one unit, and 1024 for each piece if it is done in pieces (bulk.ts): one for 64 bytes or one entry.
+// instruction costs one unit, and 16,384 for each piece if it is done in pieces (bulk.ts): as many as 4 bytes or a
+// sixteenth of an entry, which is what fresh pages cost.
 
 import { leb } from '../wasm/encode.ts'
 import { stopsAt, type BodyReader } from '../wasm/body.ts'
@@ -252,8 +253,8 @@ const VOID = 0x40
 const LOCALS_MAX = 49_999
 /** What a caller may owe while its callees run. */
 const PENDING_MAX = 256
-/** 1024 in LEB128. */
-const PIECE_COST = [0x80, 0x08]
+/** 16,384 in LEB128. */
+const PIECE_COST = [0x80, 0x80, 0x01]
 const BLOCK = opcodeOf('block')
 const IF = opcodeOf('if')
 const END = opcodeOf('end')

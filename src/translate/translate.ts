@@ -34,7 +34,7 @@ import { limitTables } from './tables.ts'
 import { Untreatable } from './untreatable.ts'
 
 /** The version of what is made: translations by another one are of no use. */
-export const TRANSLATOR_VERSION = '1'
+export const TRANSLATOR_VERSION = '2'
 
 /** What makes a guest leave. */
 export type Mode = 'preempt' | 'fuel'

@@ -160,7 +160,7 @@ describe('to a file', () => {
   })
 
   test('lines without their labels are what was written, whoever else writes', async () => {
-    const piece = fc.oneof(fc.string({ unit: 'binary-ascii', maxLength: 30 }), fc.constantFrom('\n', 'a\nb', '\n\n', ''),
+    const piece = fc.oneof(fc.string({ unit: 'binary-ascii', maxLength: 30 }), fc.constantFrom('\n', 'a\nb', '\n\n'),
       fc.integer({ min: 1, max: 190 }).map((thousands) => 'y'.repeat(thousands * 1000)))
     const step = fc.tuple(fc.nat(2), piece)
     await fc.assert(fc.asyncProperty(fc.array(step, { maxLength: 20 }), async (steps) => {
@@ -242,7 +242,8 @@ describe('to a pipe', { skip }, () => {
   test('the last line of a guest that has ended is written when there is room', async () => {
     using rig = new Rig()
     const { stream, peer } = rig.pipe()
-    const [fills, ends] = [new LabelledOutput(stream, 'a | ', streams()), new LabelledOutput(stream, 'a | ', streams())]
+    const fills = new LabelledOutput(stream, 'a | ', streams())
+    const ends = new LabelledOutput(stream, 'a | ', streams())
     while (fills.write(ranges(`${'x'.repeat(4091)}\n`)) > 0);
     assert.equal(ends.write(ranges('last')), 4)
     ends.close()
