@@ -211,7 +211,7 @@ test('--timeout stops a program that its limit holds back, one that spins and on
     using running = start(['run', '--timeout', '300ms', ...args], { stdin: 'open' })
     const { status, stderr } = await running.ended
     assert.equal(status, 124, stderr)
-    assert.match(stderr, /^cellar: Stopped .* as it ran for longer than its timeout of 300 ms \[GUEST_TIMED_OUT\]\n {2}hint: Raise --timeout/)
+    assert.match(stderr, /^cellar: Stopped .* its timeout of 300 ms \[GUEST_TIMED_OUT\]\n {2}hint: Raise --timeout/)
   }
 })
 
