@@ -56,8 +56,8 @@ export const TRAP_FRAMES_MAX = 64
  */
 export const TABLE_GROWTH_MAX = 1_000_000
 
-/** Entries that its tables may have from the start: V8 has no larger table. */
-export const TABLE_ENTRIES_MAX = 10_000_000
+/** Entries that its tables may have from the start: filling them keeps the pCPU for some 0.1 s. */
+export const TABLE_ENTRIES_MAX = 1_000_000
 
 /** A line of a guest's output that is labelled: who writes more without an end of line gets several lines. */
 export const LINE_BYTES_MAX = 65_536

@@ -85,7 +85,7 @@ export class Cell {
     const { preemption } = executable
     if (preemption?.control !== undefined) (imports[HYPERVISOR_MODULE] ??= {})[preemption.control] = parts.control()
     for (const name of executable.hypercalls) {
-      wasi[name] = isGated(name) ? gate[name]! : bind(name, context, this.counts, parts.tracer)
+      wasi[name] = gate[name] ?? bind(name, context, this.counts, parts.tracer)
     }
     for (const { module, name } of executable.stubs) {
       const stubs = imports[module] ??= Object.create(null) as Record<string, WebAssembly.ImportValue>
@@ -172,17 +172,20 @@ export class Cell {
     this.#fuelGiven += FUEL_SLICE
   }
 
-  #instantiateGate({ tracer }: CellParts): Record<string, WebAssembly.ExportValue> {
+  #instantiateGate({ tracer, control }: CellParts): Record<string, WebAssembly.ExportValue> {
     const { context, counts } = this
     const hypercall: Record<string, WebAssembly.ImportValue> = {}
+    const { preemption } = this.#executable
+    const looks = preemption?.control !== undefined
     for (const name of this.#executable.hypercalls) {
-      if (isGated(name)) hypercall[name] = bind(name, context, counts, tracer)
+      if (isGated(name) || looks) hypercall[name] = bind(name, context, counts, tracer)
     }
     const vcpu: Record<string, WebAssembly.ImportValue> = {
       wait: new WebAssembly.Suspending(() => context.parked()) as unknown as WebAssembly.ImportValue,
       resumed: () => { context.turn.enter(); return context.end === undefined ? 0 : 1 },
     }
-    if (this.#executable.preemption !== undefined) {
+    if (looks) vcpu['control'] = control()
+    if (preemption !== undefined) {
       vcpu['preempt'] = new WebAssembly.Suspending(() => {
         this.#refuel()
         return context.preempted()

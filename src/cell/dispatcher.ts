@@ -113,7 +113,7 @@ export class Dispatcher {
     this.#timers.fire(now)
     const node = queue.pick(now)
     if (node === undefined) {
-      this.#alarm.wakeAt(Math.min(queue.until, this.#timers.nextNs), this.#dispatch)
+      this.#alarm.wakeAt(Math.min(queue.until, this.#timers.nextNs), this.#afterLoop)
       return
     }
     this.#arm(now)

@@ -36,9 +36,13 @@ export function isGated(name: HypercallName): boolean {
  * The gate for a guest that imports `names` (all gated). It imports `hypercall.NAME` for each, `vcpu.wait` (a
  * Suspending, () → ()) and `vcpu.resumed` (() → i32: 1 if the guest was stopped), and exports each name with the
  * guest's signature, and `trap`, which ends the guest from within an import. For a preemptible guest it imports
- * `vcpu.preempt` (a Suspending), too, and exports `preempted`: where the guest goes when its quantum has ended.
+ * `vcpu.preempt` (a Suspending), too, and exports `preempted`: where the guest goes when its quantum has ended. If it
+ * `looks`, it imports the control memory as `vcpu.control` and goes there after a hypercall, too: code without a check
+ * of its own may make many of them.
  */
-export function encodeGate(names: readonly HypercallName[], preemptible = false): Uint8Array<ArrayBuffer> {
+export function encodeGate(
+  names: readonly HypercallName[], preemptible = false, looks = false,
+): Uint8Array<ArrayBuffer> {
   const types: { params: EncodableType[]; results: EncodableType[] }[] =
     [{ params: [], results: [] }, { params: [], results: ['i32'] }]
   const [ACTION, QUESTION] = [0, 1]
@@ -51,10 +55,12 @@ export function encodeGate(names: readonly HypercallName[], preemptible = false)
       results: ['i32'] })
     return { module: 'hypercall', name, type: types.length - 1 }
   })
+  const preempted = names.length + 3 + names.length + 1
+  const look = looks ? [I32_CONST, 0, I32_LOAD, ALIGN_4, 0, IF, VOID, CALL, ...leb(preempted), END] : []
   const functions = names.map((name, index) => {
     const signature: Signature = wasi_snapshot_preview1[name]
     types.push({ params: [...signature.params], results: signature.result === null ? [] : ['i32'] })
-    return { type: types.length - 1, ...code(signature, index, wait, resumed) }
+    return { type: types.length - 1, ...code(signature, { attempt: index, wait, resumed, look }) }
   })
   const imports = [...tries, { module: 'vcpu', name: 'wait', type: ACTION },
     { module: 'vcpu', name: 'resumed', type: QUESTION }]
@@ -66,7 +72,7 @@ export function encodeGate(names: readonly HypercallName[], preemptible = false)
   }
   const parts: ModuleParts = {
     types,
-    imports,
+    imports: [...imports, ...(looks ? [{ module: 'vcpu', name: 'control', memory: CONTROL }] : [])],
     functions,
     exports: [...names, 'trap', ...(preemptible ? ['preempted'] : [])]
       .map((name, i) => ({ name, kind: 'func', index: imports.length + i })),
@@ -74,18 +80,22 @@ export function encodeGate(names: readonly HypercallName[], preemptible = false)
   return new Uint8Array([...encodeModule(parts), ...NAME_SECTION])
 }
 
-function code({ params, result, answers }: Signature, attempt: number, wait: number, resumed: number):
+type Parts = {
+  readonly attempt: number; readonly wait: number; readonly resumed: number; readonly look: readonly number[]
+}
+
+function code({ params, result, answers }: Signature, { attempt, wait, resumed, look }: Parts):
     { locals: EncodableType[]; body: number[] } {
   const call = [...params.flatMap((type, i) => type === 'i32' ? [LOCAL_GET, ...leb(i)] : halves(i)), CALL,
     ...leb(attempt)]
-  if (answers === 'now') return { locals: [], body: call }
+  if (answers === 'now') return { locals: [], body: [...call, ...look] }
   const r = leb(params.length)
   return {
     locals: ['i32'],
     body: [
       LOOP, VOID,
       ...call, LOCAL_TEE, ...r, I32_CONST, 0, I32_GE_S,
-      IF, VOID, ...(result === null ? [] : [LOCAL_GET, ...r]), RETURN, END,
+      IF, VOID, ...look, ...(result === null ? [] : [LOCAL_GET, ...r]), RETURN, END,
       LOCAL_GET, ...r, I32_CONST, ...sleb(STOP), I32_EQ, IF, VOID, UNREACHABLE, END,
       CALL, ...leb(wait), CALL, ...leb(resumed), I32_EQZ, BR_IF, 0,
       END,
@@ -102,6 +112,7 @@ function halves(local: number): number[] {
 // Subsection 0: the module's name.
 const NAME_SECTION = section(SECTION_CUSTOM, [...name('name'), 0, GATE_NAME.length + 1, ...name(GATE_NAME)])
 
+const CONTROL = { min: 1, max: 1, shared: true } as const
 const UNREACHABLE = 0x00
 const LOOP = 0x03
 const IF = 0x04
@@ -111,6 +122,9 @@ const RETURN = 0x0f
 const CALL = 0x10
 const LOCAL_GET = 0x20
 const LOCAL_TEE = 0x22
+const I32_LOAD = 0x28
+/** memarg: alignment 2^2. */
+const ALIGN_4 = 2
 const I32_CONST = 0x41
 const I64_CONST = 0x42
 const I32_EQZ = 0x45

@@ -9,7 +9,7 @@ import { CellarError } from '../base/errors.ts'
 import type { LabelledOutput } from '../services/console/labelled.ts'
 import { StandardInput, StandardOutput } from '../services/console/stdio.ts'
 import { nullConsole } from '../services/console/console.ts'
-import type { Node, Terms } from '../sched/node.ts'
+import { ENDED, type Node, type Terms } from '../sched/node.ts'
 import type { Account } from '../sched/run_queue.ts'
 import type { End } from '../wasi/p1/context.ts'
 import { Alarm } from './alarm.ts'
@@ -72,7 +72,7 @@ export type Report =
 /** In place of the id of cells that have ended. */
 const GONE = -1
 
-type Running = { readonly cell: Cell | undefined; readonly turn: ScheduledTurn | undefined; end?: End }
+type Running = { cell: Cell | undefined; readonly turn: ScheduledTurn | undefined; end?: End }
 
 const { shared, processor } = workerData as PcpuStart
 const pcpu = new Pcpu(shared?.control)
@@ -104,7 +104,7 @@ async function start(message: { readonly start: number } & Start): Promise<void>
   try {
     const { labelled, ...console } = await consoleFor(message.label)
     const cell = await create(message, console, turn)
-    running.set(id, { cell, turn })
+    record.cell = cell
     post({ id, created: true })
     if (record.end !== undefined) cell.context.stop(record.end)
     if (timeoutNs !== undefined && dispatcher !== undefined) {
@@ -112,6 +112,7 @@ async function start(message: { readonly start: number } & Start): Promise<void>
     }
     const ended = calls === undefined ? await cell.run()
       : await (await import('./library.ts')).runLibrary(cell, executable.name, calls)
+    callOff()
     await flushed(grants)
     for (const stream of labelled) await stream.settled(SETTLE_MS_MAX)
     const figures = turn === undefined ? {} : { figures: figuresOf(id, cell, turn) }
@@ -152,7 +153,8 @@ function setPool(name: string, terms: Terms): void {
 
 function setTerms(id: number, terms: Terms): void {
   const turn = running.get(id)?.turn
-  if (turn !== undefined) dispatcher!.setTerms(turn.node, terms)
+  // One that has ended is here until its output is written.
+  if (turn !== undefined && turn.node.state !== ENDED) dispatcher!.setTerms(turn.node, terms)
 }
 
 function stop(id: number, end: End): void {
@@ -161,7 +163,7 @@ function stop(id: number, end: End): void {
   if (record.cell === undefined) record.end = end
   else record.cell.context.stop(end)
   // It needs the pCPU once more to end: no limit is to keep it from that.
-  if (record.turn !== undefined) dispatcher!.setTerms(record.turn.node, UNLIMITED)
+  setTerms(id, UNLIMITED)
 }
 
 function report(): void {

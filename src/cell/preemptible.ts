@@ -27,7 +27,7 @@ export function loadPreemptible(
   const executable = executableOf({ ...program, compiled: compiled(program, options, cache) })
   return {
     ...executable,
-    gate: gateFor(executable.hypercalls, true),
+    gate: gateFor(executable.hypercalls, true, options.mode === 'preempt'),
     preemption: { table: YIELD_TABLE,
       ...(options.mode === 'fuel' ? { fuel: FUEL_GLOBAL } : { control: CONTROL_MEMORY }) },
     codeOffsetDelta: undefined,
@@ -46,8 +46,11 @@ function compiled(program: PreparedProgram, options: Options, cache: Translation
   // What is invalid is compiled for the error that says where.
   if (!WebAssembly.validate(bytes)) compilePrepared(program)
   const made = translated(program, options)
+  const compiled = moduleOf(made)
+  // What is added goes beyond a limit of V8's that the guest comes close to.
+  if (compiled === undefined) throw new CellarError('MODULE_UNBOUNDED', [program.path, 'nearly all that V8 allows a module'])
   if (key !== undefined) cache!.put(key, made)
-  return new WebAssembly.Module(made)
+  return compiled
 }
 
 function moduleOf(bytes: Uint8Array<ArrayBuffer>): WebAssembly.Module | undefined {

@@ -11,7 +11,7 @@ import { CellarError } from '../base/errors.ts'
 import { newStreams } from '../services/console/labelled.ts'
 import type { Terms } from '../sched/node.ts'
 import {
-  entitlements, place, refusal, splitPool, type Guest, type Pcpu, type Refusal, type Wish,
+  entitlements, place, RESERVABLE, refusal, splitPool, type Guest, type Pcpu, type Refusal, type Wish,
 } from '../sched/placement.ts'
 import type { End } from '../wasi/p1/context.ts'
 import { announce, newBell } from './alarm.ts'
@@ -92,6 +92,7 @@ export class Stack {
   plan(members: readonly Member[]): number[] {
     const pcpus: Pcpu[] = this.#threads.map((_, id) => ({ id, guests: [...this.#residents.values()]
       .filter((one) => one.pcpu === id).map(({ id, member }) => guestOf(String(id), member, 0)) }))
+    this.#checkPools(members)
     const due = entitlements(this.#threads.length, wishes(members, this.#pools))
     const planned = new Array<number>(members.length)
     const order = members.map((member, i) => ({ i, guest: guestOf(`new ${i}`, member, due.get(String(i)) ?? 0) }))
@@ -103,6 +104,19 @@ export class Stack {
       (pcpus[placed.pcpu]!.guests as Guest[]).push(guest)
     }
     return planned
+  }
+
+  // What pools and the cells outside of them are promised must be there, all pCPUs taken together.
+  #checkPools(members: readonly Member[]): void {
+    let free = RESERVABLE * this.#threads.length
+    for (const { pool, terms } of members) if (pool === undefined) free -= terms.reservation
+    for (const [pool, { reservation }] of this.#pools) {
+      if (reservation > 0 && reservation > free) {
+        const left = percent(Math.max(0, free))
+        throw new CellarError('RESERVATION_REFUSED', [pool, percent(reservation), left, left])
+      }
+      free -= reservation
+    }
   }
 
   /** Starts a cell on a pCPU (of `plan`): its id, and how it ends. The promise is rejected with a CellarError. */

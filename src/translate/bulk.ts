@@ -11,6 +11,7 @@
 //         …check
 //         …one piece, from the front, or from the back if a copy's ranges demand it
 //         (br_if $again (i32.gt_u (local.get $count) (i32.const PIECE))))))
+//     …check
 //     (memory.fill (local.get $to) (local.get $value) (local.get $count)))
 //
 // Lengths that are constants and short are left alone.
@@ -24,6 +25,10 @@ import { Untreatable } from './untreatable.ts'
 
 /** Bytes, or entries of a table, that are done at once: some 10 µs. */
 const PIECE = { memory: 64 * 1024, table: 1024 } as const
+/** What is shorter than this is left alone if its length is a constant: it takes as long as some code. */
+const SHORT = { memory: 1024, table: 16 } as const
+/** A module has as many helpers at most: they are for pairs of indices, of which there may be very many. */
+const HELPERS_MAX = 1000
 
 /** A function to be added: its parameters' types, its body with its locals. */
 export type Helper = { readonly type: readonly number[]; readonly body: readonly number[] }
@@ -33,18 +38,22 @@ export class BulkHelpers {
   readonly helpers: Helper[] = []
   readonly #module: Module
   readonly #check: readonly number[]
+  readonly #piece: readonly number[]
   readonly #unbounded: boolean
   readonly #first: number
   readonly #byKey = new Map<string, number>()
 
   /**
-   * `first` is the index of the first helper; `check` the code of a check; `unbounded`: what can't be done in pieces
-   * stays, and isn't refused.
+   * `first` is the index of the first helper; `check` the code of a check, `piece` what stands before each piece;
+   * `unbounded`: what can't be done in pieces stays, and isn't refused.
    */
-  constructor(module: Module, first: number, check: readonly number[], unbounded: boolean) {
+  constructor(
+    module: Module, first: number, { check, piece }: Record<'check' | 'piece', readonly number[]>, unbounded: boolean,
+  ) {
     this.#module = module
     this.#first = first
     this.#check = check
+    this.#piece = piece
     this.#unbounded = unbounded
   }
 
@@ -68,6 +77,9 @@ export class BulkHelpers {
     const key = `${opcode} ${a} ${opcode === MEMORY_FILL || opcode === TABLE_FILL ? 0 : b}`
     let index = this.#byKey.get(key)
     if (index === undefined) {
+      if (this.helpers.length === HELPERS_MAX) {
+        throw new Untreatable(`bulk instructions on more than ${HELPERS_MAX} pairs of memories, tables and segments`)
+      }
       index = this.helpers.push(this.#make(opcode, a, b)) - 1
       this.#byKey.set(key, index)
     }
@@ -107,12 +119,12 @@ export class BulkHelpers {
     return this.#helper([width.type, value, width.type], [
       ...exceeds(count, piece, width), IF, VOID,
       ...beyond(to, width), IF, VOID, ...call(operation), RETURN, END,
-      LOOP, VOID, ...this.#check,
+      LOOP, VOID, ...this.#piece,
       ...subtract(count, piece, width), ...set(count),
       ...add(to, count, width), ...get(1), ...constant(piece, width), ...operation,
       ...exceeds(count, piece, width), BR_IF, 0, END,
       END,
-      ...call(operation),
+      ...this.#check, ...call(operation),
     ])
   }
 
@@ -124,13 +136,13 @@ export class BulkHelpers {
       ...exceeds(count, piece, W32), IF, VOID,
       ...get(PARAMETERS.to), ...get(count), ...wide, to.add, ...constant(1, to), to.sub, ...get(PARAMETERS.to), to.lt_u,
       ...beyond(PARAMETERS.from, W32), I32_OR, IF, VOID, ...call(operation), RETURN, END,
-      LOOP, VOID, ...this.#check,
+      LOOP, VOID, ...this.#piece,
       ...subtract(count, piece, W32), ...set(count),
       ...get(PARAMETERS.to), ...get(count), ...wide, to.add,
       ...get(PARAMETERS.from), ...get(count), W32.add, ...constant(piece, W32), ...operation,
       ...exceeds(count, piece, W32), BR_IF, 0, END,
       END,
-      ...call(operation),
+      ...this.#check, ...call(operation),
     ])
   }
 
@@ -147,15 +159,15 @@ export class BulkHelpers {
       ...beyond(to, width), ...beyond(from, width), I32_OR, IF, VOID, ...call(operation), RETURN, END,
       ...access(a, last(to, width)), ...access(b, last(from, width)),
       ...get(to), ...get(from), width.lt_u, IF, VOID,
-      LOOP, VOID, ...this.#check,
+      LOOP, VOID, ...this.#piece,
       ...get(to), ...get(from), ...constant(piece, width), ...operation, ...advance(to), ...advance(from),
       ...subtract(count, piece, width), LOCAL_TEE, count, ...constant(piece, width), width.gt_u, BR_IF, 0, END,
-      ELSE, LOOP, VOID, ...this.#check,
+      ELSE, LOOP, VOID, ...this.#piece,
       ...subtract(count, piece, width), ...set(count),
       ...add(to, count, width), ...add(from, count, width), ...constant(piece, width), ...operation,
       ...exceeds(count, piece, width), BR_IF, 0, END, END,
       END,
-      ...call(operation),
+      ...this.#check, ...call(operation),
     ])
   }
 
@@ -225,8 +237,8 @@ const TABLE_COPY = opcodeOf('table.copy')
 
 /** By opcode: the longest that an instruction may be without a helper; 0 for those that aren't bulk instructions. */
 export const BULK_COUNT_MAX = new Uint32Array(OPCODE_END)
-for (const opcode of [MEMORY_FILL, MEMORY_COPY, MEMORY_INIT]) BULK_COUNT_MAX[opcode] = PIECE.memory
-for (const opcode of [TABLE_FILL, TABLE_COPY, TABLE_INIT]) BULK_COUNT_MAX[opcode] = PIECE.table
+for (const opcode of [MEMORY_FILL, MEMORY_COPY, MEMORY_INIT]) BULK_COUNT_MAX[opcode] = SHORT.memory
+for (const opcode of [TABLE_FILL, TABLE_COPY, TABLE_INIT]) BULK_COUNT_MAX[opcode] = SHORT.table
 
 const TABLE_TYPES: Record<string, number> = { funcref: 0x70, externref: 0x6f }
 const PREFIX_BULK = 0xfc

@@ -62,9 +62,13 @@ export function translate(module: Module, { mode, unbounded = false }: Options):
   checkNames(module)
   const places = placesOf(module)
   const calls = callsOf(module, unbounded ? (): void => {} : refuseObjects)
+  if (!unbounded && module.types.some(({ kind }) => kind === 'struct' || kind === 'array')) {
+    // Initial values of globals, tables and elements may make objects, too.
+    throw new Untreatable('a type of structures or arrays')
+  }
   const check = mode === 'fuel' ? fuelCheck(places.fuel, places.yield) : preemptCheck(places.memory, places.yield)
   const piece = mode === 'fuel' ? fuelPieceCode(places.fuel, places.yield) : [...check.code]
-  const bulk = new BulkHelpers(module, places.yield + 1, piece, unbounded)
+  const bulk = new BulkHelpers(module, places.yield + 1, { check: [...check.code], piece }, unbounded)
   const parts = { calls, bulk, check, imported: importsOf(module, 'func').length }
   const bodies = mode === 'fuel' ? new Fuel({ ...parts, fuel: places.fuel, yields: places.yield,
     parameters: parametersOf(module, parts.imported),
