@@ -48,7 +48,9 @@ function compiled(program: PreparedProgram, options: Options, cache: Translation
   const made = translated(program, options)
   const compiled = moduleOf(made)
   // What is added goes beyond a limit of V8's that the guest comes close to.
-  if (compiled === undefined) throw new CellarError('MODULE_UNBOUNDED', [program.path, 'nearly all that V8 allows a module'])
+  if (compiled === undefined) {
+    throw new CellarError('MODULE_UNBOUNDED', [program.path, 'nearly all that V8 allows a module'])
+  }
   if (key !== undefined) cache!.put(key, made)
   return compiled
 }

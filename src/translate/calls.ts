@@ -26,6 +26,9 @@ const HOLDS_INDIRECT_CALL = 8
 const ENTRY_BYTES_MAX = 16 * 1024
 const COST_MAX = 0x7fff_ffff
 
+/** A body that was read: its bytes, and whether it has handlers. One object is used for all. */
+export type Extent = { start: number; end: number; catches: boolean }
+
 /** The calls of a module's functions. Functions are numbered without the imported ones. */
 export type Calls = {
   /** 1 for those that check at their entry. */
@@ -35,9 +38,14 @@ export type Calls = {
   readonly cost: Uint32Array
 }
 
-/** Reads all bodies once. Calls `visit` with the reader on each instruction on objects: a chance to refuse it. */
-export function callsOf(module: Module, visit: (reader: BodyReader) => void): Calls {
-  const graph = readGraph(module, visit)
+/**
+ * Reads all bodies once. Calls `visit` with the reader on each instruction on objects, and `leave` after each body: a
+ * chance to refuse it.
+ */
+export function callsOf(
+  module: Module, visit: (reader: BodyReader) => void, leave: (reader: BodyReader, extent: Extent) => void,
+): Calls {
+  const graph = readGraph(module, visit, leave)
   const { count, holds } = graph
   const checks = new Uint8Array(count)
   for (let f = 0; f < count; f++) if ((holds[f]! & HOLDS_INDIRECT_CALL) !== 0) checks[f] = 1
@@ -50,7 +58,9 @@ type Graph = {
   readonly first: Uint32Array; readonly callees: Uint32Array
 }
 
-function readGraph(module: Module, visit: (reader: BodyReader) => void): Graph {
+function readGraph(
+  module: Module, visit: (reader: BodyReader) => void, leave: (reader: BodyReader, extent: Extent) => void,
+): Graph {
   const count = module.functionCount
   const imported = importsOf(module, 'func').length
   const holds = new Uint8Array(count)
@@ -59,6 +69,7 @@ function readGraph(module: Module, visit: (reader: BodyReader) => void): Graph {
   let callees = new Uint32Array(Math.max(1024, module.bytes.length >> 5))
   let calls = 0
   const reader = new BodyReader(module.bytes)
+  const extent: Extent = { start: 0, end: 0, catches: false }
   eachBody(module, (start, end, f) => {
     first[f] = calls
     let held = 0
@@ -80,6 +91,10 @@ function readGraph(module: Module, visit: (reader: BodyReader) => void): Graph {
     }
     holds[f] = held
     size[f] = end - start
+    extent.start = start
+    extent.end = end
+    extent.catches = (held & HOLDS_CATCH) !== 0
+    leave(reader, extent)
   })
   first[count] = calls
   return { count, holds, size, first, callees }

@@ -27,6 +27,7 @@ import { HYPERVISOR_MODULE, ReservedName } from '../wasm/prepare.ts'
 import { Reader } from '../wasm/reader.ts'
 import { BulkHelpers, type Helper } from './bulk.ts'
 import { callsOf } from './calls.ts'
+import { checkCompileCost } from './compile_cost.ts'
 import { Fuel, fuelCheck, fuelPieceCode } from './fuel.ts'
 import { Preempt, preemptCheck } from './preempt.ts'
 import { Splice, type BodyTranslator } from './splice.ts'
@@ -61,7 +62,7 @@ export function translate(module: Module, { mode, unbounded = false }: Options):
   if (module.memories.length > 0) throw new RangeError('Cannot translate a module that defines a memory: prepare it')
   checkNames(module)
   const places = placesOf(module)
-  const calls = callsOf(module, unbounded ? (): void => {} : refuseObjects)
+  const calls = unbounded ? callsOf(module, () => {}, () => {}) : callsOf(module, refuseObjects, checkCompileCost)
   if (!unbounded && module.types.some(({ kind }) => kind === 'struct' || kind === 'array')) {
     // Initial values of globals, tables and elements may make objects, too.
     throw new Untreatable('a type of structures or arrays')

@@ -255,3 +255,17 @@ test('the hypervisor\'s names are refused, and so is a module that is not prepar
   const bytes = parseWat('memory.wat', '(module (memory 1))').toBinary({}).buffer as Uint8Array<ArrayBuffer>
   assert.throws(() => translate(decodeModule(bytes), EACH), RangeError)
 })
+
+test('a function that V8 would compile for seconds is refused, and so are pairs of tables without end', () => {
+  const blocks = (count: number): string => `(module (func (export "run") (local ${'i32 '.repeat(20_000)})
+    ${'(if (i32.const 0) (then))'.repeat(count)}))`
+  assert.throws(() => translated(blocks(1000)), /Cannot translate a function of 1000 blocks and 20000 locals/)
+  assert.equal(translated(blocks(100)).checks, 0)
+  const tries = `(module (func (export "run") ${'(try (do '.repeat(120)} ${') (catch_all))'.repeat(120)}))`
+  assert.throws(() => translated(tries), /Cannot translate a function of 120 try, 120 in each other/)
+  const count = 40
+  const pairs = Array.from({ length: count * count }, (_, i) => `(table.copy ${Math.floor(i / count)} ${i % count}
+    (local.get 0) (local.get 0) (local.get 0))`).join('')
+  assert.throws(() => translated(`(module ${'(table 1 funcref)'.repeat(count)} (func (param i32) ${pairs}))`),
+    /Cannot translate bulk instructions on more than 1000 pairs/)
+})
