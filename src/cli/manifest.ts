@@ -140,6 +140,13 @@ export function readManifest(path: string, added: Added): { launch: Launch } | {
   if (typeof value !== 'object' || value === null || !('cells' in value)) {
     return { launch: launchOf(path, check(CELL_MANIFEST), added) }
   }
+  // JavaScript takes this key for something else, and the cell would be lost.
+  for (const list of ['cells', 'pools']) {
+    const map = document.get(list)
+    const keys = isMap(map) ? map.items.map((item) => item.key) : []
+    const key = keys.find((one) => isScalar(one) && one.value === '__proto__')
+    if (isNode(key)) refuse(`${list}: nothing can be called "__proto__"`, key.range?.[0] ?? 0, undefined)
+  }
   const stack = check(STACK_MANIFEST)
   if (added.args.length > 0) refuse('a stack takes no arguments: write them in its cells', 0, undefined)
   const wrong = contradiction(stack)

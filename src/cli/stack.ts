@@ -237,10 +237,13 @@ class Foreground {
   }
 
   async #draw(): Promise<void> {
+    const columns = process.stderr.columns || Infinity
     const text = table(await this.#rows(), this.#stack.pcpus)
+      .replaceAll(/.+/g, (line) => line.slice(0, Math.min(columns, line.length)))
     this.#erase()
     process.stderr.write(text)
-    this.#drawn = text.split('\n').length - 1
+    // Where guests write to the same terminal, what is above may be theirs: then the table is written anew.
+    this.#drawn = process.stdout.isTTY ? 0 : text.split('\n').length - 1
   }
 
   #erase(): void {
