@@ -53,7 +53,8 @@ export const ERRORS = {
     "The compiler that made it is at fault, or a tool that changed it; 'wasm-validate' tells more"),
   MODULE_UNBOUNDED: entry(126, (path: string, construct: string) =>
     `Cannot share a pCPU with "${path}" as it uses ${construct}, which can't be kept within bounds`,
-    "Run it alone, without flags or a stack that share CPU; or accept that it may hold others up: 'unbounded: true'"),
+    "Run it alone, without flags or a stack that share CPU; or accept that it may hold " +
+      "others up: --unbounded, or 'unbounded: true' in a manifest"),
   MODULE_INITIALISER_TRAPPED: entry(126, (path: string, what: string) =>
     `Cannot run "${path}" as it traps before its start: ${what}`,
     "A data or element segment doesn't fit: the compiler that made it is at fault, or a tool that changed it"),

@@ -8,7 +8,7 @@ import { loadHypercalls } from './hypercalls.ts'
 import { loadExecutable } from './load.ts'
 import { Pcpu } from './pcpu.ts'
 import { loadPreemptible } from './preemptible.ts'
-import { cellOf, withScheduledPcpu } from './test_support.ts'
+import { cellOf, importOf, preemptibleOfText, withScheduledPcpu } from './test_support.ts'
 
 const guest = (name: string): string => fileURLToPath(new URL(`../../guests/${name}.wasm`, import.meta.url))
 
@@ -69,4 +69,19 @@ test('the fuel that a guest takes is the same alone and among others', async () 
   const alone = await fuelAmong(0)
   assert.ok(alone > 1_000_000, String(alone))
   assert.equal(await fuelAmong(3), alone)
+})
+
+test('a guest that makes one hypercall after the other, without a loop, has to leave between them', async () => {
+  const text = `(module ${importOf('random_get', 'i32 i32')} (memory 2) (func (export "_start")
+    ${'(drop (call $random_get (i32.const 0) (i32.const 65536)))'.repeat(1500)}))`
+  const guestOf = preemptibleOfText(text)
+  await loadHypercalls((await guestOf).hypercalls)
+  await withScheduledPcpu(1e6, async (pcpu, dispatcher) => {
+    // The timer's thread is up by then.
+    await new Promise<void>((resolve) => { dispatcher.after(2e8, resolve) })
+    const cells = [0, 1].map(async () => cellOf(pcpu, await guestOf, { turn: dispatcher.admit() }))
+    const both = await Promise.all(cells)
+    await Promise.all(both.map((cell) => cell.run()))
+    assert.ok(both.some(({ context }) => context.preemptions > 5))
+  })
 })

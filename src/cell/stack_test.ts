@@ -269,3 +269,13 @@ test('wishes groups cells by their pools', () => {
     { id: 'pool empty', terms: DEFAULT_TERMS, children: [] },
   ])
 })
+
+test('pools and cells are not promised more than there is, all together', async () => {
+  const terms = { shares: 100, reservation: 0.6, limit: Infinity }
+  const stack = new Stack({ pcpus: 1, quantumNs: 1e6, pools: new Map([['one', terms], ['two', terms]]) })
+  try {
+    assert.throws(() => stack.plan([]), { code: 'RESERVATION_REFUSED' })
+  } finally {
+    await stack.close()
+  }
+})

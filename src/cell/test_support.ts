@@ -1,6 +1,9 @@
 // cell/test_support.ts: guests written in the text format, for tests and benches.
 
 import { once } from 'node:events'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { Worker } from 'node:worker_threads'
 import wabt from 'wabt'
 import { nullConsole } from '../services/console/console.ts'
@@ -14,6 +17,7 @@ import type { Executable } from './executable.ts'
 import { loadHypercalls } from './hypercalls.ts'
 import { executableOf } from './load.ts'
 import { addStreams, Pcpu, type Console, type Watch } from './pcpu.ts'
+import { loadPreemptible } from './preemptible.ts'
 import { compileProgram } from './program.ts'
 import type { Timer } from './timer_worker.ts'
 
@@ -25,6 +29,18 @@ export async function executableOfText(text: string): Promise<Executable> {
   const executable = executableOf(compileProgram({ path: 'guest.wat', bytes, module: decodeModule(bytes) }))
   await loadHypercalls(executable.hypercalls)
   return executable
+}
+
+/** As executableOfText, translated to be preempted. */
+export async function preemptibleOfText(text: string): Promise<Executable> {
+  const folder = mkdtempSync(join(tmpdir(), 'cellar-guest-'))
+  try {
+    const { buffer } = (await wabt()).parseWat('guest.wat', text).toBinary({})
+    writeFileSync(join(folder, 'guest.wasm'), buffer)
+    return loadPreemptible(join(folder, 'guest.wasm'))
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
 }
 
 /** What a test's cell has: streams (default: leading nowhere), descriptors from 3 upwards, arguments. */

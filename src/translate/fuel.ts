@@ -92,6 +92,10 @@ export class Fuel implements BodyTranslator {
   #walk(reader: BodyReader, splice: Splice, measured: boolean, bulk: boolean): void {
     const gaps = this.#gaps
     const stops = bulk ? STOPS.withBulk : STOPS.control
+    const put = (at: number): void => {
+      splice.upTo(at)
+      this.#putCheck(splice)
+    }
     if (measured) gaps.begin(reader.codeStart)
     this.#pending = 0
     this.#joins[1] = 1
@@ -103,7 +107,7 @@ export class Fuel implements BodyTranslator {
       const { opcode } = reader
       // What was gone over costs 1 each.
       this.#pending += reader.passed + COSTS[opcode]!
-      if (measured) this.#measure(reader, splice)
+      if (measured) gaps.measure(reader, put)
       const kind = KINDS[opcode]!
       if (kind === LOOP_HEAD) {
         this.#pay(splice, reader.at)
@@ -126,18 +130,6 @@ export class Fuel implements BodyTranslator {
         }
       }
     }
-  }
-
-  #measure(reader: BodyReader, splice: Splice): void {
-    if (this.#gaps.isBehind(reader)) {
-      this.#gaps.catchUp(reader, (at) => {
-        splice.upTo(at)
-        this.#putCheck(splice)
-      })
-    }
-    if (!this.#gaps.step(reader)) return
-    splice.upTo(reader.at)
-    this.#putCheck(splice)
   }
 
   // An instruction during which the fuel is in the global.

@@ -63,23 +63,29 @@ export class Gaps {
     this.#at = reader.end
   }
 
-  /** What nextOf() has gone over needs checks, which are to be found instruction by instruction: catchUp(). */
-  isBehind(reader: BodyReader): boolean {
+  /** Goes up to the instruction on which `reader` stands, one that matters, and over it: `put` is called for checks. */
+  measure(reader: BodyReader, put: (at: number) => void): void {
+    if (this.#isBehind(reader)) this.#catchUp(reader, put)
+    if (this.#step(reader)) put(reader.at)
+  }
+
+  /** What nextOf() has gone over needs checks, which are to be found instruction by instruction. */
+  #isBehind(reader: BodyReader): boolean {
     return this.#gap + reader.at - this.#at > GAP_BYTES_MAX
   }
 
   /** Goes over what is before the instruction on which `reader` stands; calls `due` where a check must be put. */
-  catchUp(reader: BodyReader, due: (at: number) => void): void {
+  #catchUp(reader: BodyReader, due: (at: number) => void): void {
     const { at, depth } = reader
     // No instruction in between is of a block, and this one is read again, whatever it is.
     reader.end = this.#at
     reader.depth = depth + 1
-    while (reader.next() && reader.at < at) if (this.step(reader)) due(reader.at)
+    while (reader.next() && reader.at < at) if (this.#step(reader)) due(reader.at)
     reader.depth = depth
   }
 
   /** Goes over the instruction on which `reader` stands, one that matters; true if a check must be put before it. */
-  step(reader: BodyReader): boolean {
+  #step(reader: BodyReader): boolean {
     const { opcode, depth } = reader
     const size = reader.end - reader.at
     this.#gap += reader.end - this.#at
@@ -150,7 +156,7 @@ for (const [kind, names] of [
   [CALL, ['call']], [CALL_INDIRECT, ['call_indirect', 'call_ref']],
 ] as const) for (const name of names) KINDS[opcodeOf(name)] = kind
 
-/** What step() must see of a body; what is before it, and isn't behind, may be gone over. */
+/** What measure() must see of a body; what is before it, and isn't behind, may be gone over. */
 export function mattersToGaps(opcode: number): boolean {
   return KINDS[opcode] !== 0
 }

@@ -60,13 +60,17 @@ export class Preempt implements BodyTranslator {
   #walk(reader: BodyReader, splice: Splice, measured: boolean, bulk: boolean): void {
     const gaps = this.#gaps
     const stops = bulk ? measured ? STOPS.measuredWithBulk : STOPS.withBulk : measured ? STOPS.measured : STOPS.loops
+    const put = (at: number): void => {
+      splice.upTo(at)
+      this.#putCheck(splice)
+    }
     if (measured) gaps.begin(reader.codeStart)
     // The last constant, and where it ends: at a bulk instruction that takes it as its length.
     let constant = 0
     let constantEnd = -1
     while (reader.nextOf(stops)) {
       const { opcode } = reader
-      if (measured) this.#measure(reader, splice)
+      if (measured) gaps.measure(reader, put)
       if (opcode === LOOP) {
         if (measured) gaps.checked()
         if (this.#unrolling.find(reader)) {
@@ -85,18 +89,6 @@ export class Preempt implements BodyTranslator {
         if (!short) this.#bulk.replace(reader, splice)
       }
     }
-  }
-
-  #measure(reader: BodyReader, splice: Splice): void {
-    if (this.#gaps.isBehind(reader)) {
-      this.#gaps.catchUp(reader, (at) => {
-        splice.upTo(at)
-        this.#putCheck(splice)
-      })
-    }
-    if (!this.#gaps.step(reader)) return
-    splice.upTo(reader.at)
-    this.#putCheck(splice)
   }
 
   #putCheck(splice: Splice): void {

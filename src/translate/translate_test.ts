@@ -269,3 +269,10 @@ test('a function that V8 would compile for seconds is refused, and so are pairs 
   assert.throws(() => translated(`(module ${'(table 1 funcref)'.repeat(count)} (func (param i32) ${pairs}))`),
     /Cannot translate bulk instructions on more than 1000 pairs/)
 })
+
+test('a type of objects is refused even if no function makes any: initial values may', () => {
+  // (module (type (array (mut i32))))
+  const bytes = Uint8Array.from([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, 1, 4, 1, 0x5e, 0x7f, 1])
+  assert.ok(WebAssembly.validate(bytes))
+  assert.throws(() => translate(decodeModule(bytes), EACH), Untreatable)
+})
