@@ -5,7 +5,7 @@
 
 import { Pcpu } from '../src/cell/pcpu.ts'
 import { cellOf, executableOfText } from '../src/cell/test_support.ts'
-import type { HypercallName } from '../src/wasi/p1/table.ts'
+import type { HypercallName } from '../src/wasi/cellar/table.ts'
 import { percentile } from './guest.ts'
 import type { Figure } from './main.ts'
 

@@ -23,6 +23,8 @@ const BENCHES = {
   kernels: () => import('./kernels.ts'),
   share: () => import('./share.ts'),
   decide: () => import('./decide.ts'),
+  host: () => import('./host.ts'),
+  crowd: () => import('./crowd.ts'),
 } as const
 
 const wanted = process.argv.slice(2)

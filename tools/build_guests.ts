@@ -6,14 +6,16 @@
 // runtime instead, for a machine or a day on which ours can't. Both give the same bytes. --check writes nothing: it
 // builds and compares with what is committed, and its status is 1 if a guest differs.
 
-import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { CompileError, compileInCells, compileInNode } from './clang.ts'
 
 /** Where the guests are. */
 export const GUESTS = fileURLToPath(new URL('../guests', import.meta.url))
+/** Headers for programs of others, and for ours. */
+const SDK = fileURLToPath(new URL('../sdk/c', import.meta.url))
 
 /**
  * How every guest is built. The name section is kept, as a trap's stack is made of names; debug information isn't. No
@@ -24,6 +26,11 @@ export const GUEST_FLAGS = [
   '-lc-printscan-no-floating-point',
 ]
 
+/** Flags of one guest alone. One of 100,000 cells has a page of memory for all: 8 KiB of it are the stack. */
+const OWN_FLAGS: Record<string, readonly string[]> = {
+  idle: ['-Wl,-z,stack-size=8192,--initial-memory=65536,--max-memory=65536'],
+}
+
 /** The names of all guests, sorted. */
 export function guestNames(): string[] {
   return readdirSync(GUESTS).filter((file) => file.endsWith('.c')).map((file) => file.slice(0, -2)).sort()
@@ -31,15 +38,19 @@ export function guestNames(): string[] {
 
 /** Builds one guest, in cells or in the package's own runtime, and gives its bytes. */
 export async function buildGuest(name: string, where: 'cells' | 'node'): Promise<Uint8Array> {
+  const flags = [...GUEST_FLAGS, ...OWN_FLAGS[name] ?? []]
+  const sources = [GUESTS, SDK].flatMap((folder) => readdirSync(folder).filter((file) => /\.[ch]$/.test(file))
+    .map((file) => join(folder, file)))
   if (where === 'node') {
-    const sources = readdirSync(GUESTS).filter((file) => /\.[ch]$/.test(file))
-    const files = Object.fromEntries(sources.map((file) => [file, readFileSync(join(GUESTS, file), 'utf8')]))
-    return await compileInNode(`${name}.c`, files, GUEST_FLAGS)
+    const files = Object.fromEntries(sources.map((path) => [basename(path), readFileSync(path, 'utf8')]))
+    return await compileInNode(`${name}.c`, files, flags)
   }
   const folder = mkdtempSync(join(tmpdir(), 'cellar-guest-'))
   try {
+    // Headers are found beside the source.
+    for (const path of sources) copyFileSync(path, join(folder, basename(path)))
     const output = join(folder, `${name}.wasm`)
-    compileInCells(join(GUESTS, `${name}.c`), output, GUEST_FLAGS)
+    compileInCells(join(folder, `${name}.c`), output, flags)
     return readFileSync(output)
   } finally {
     rmSync(folder, { recursive: true })

@@ -1,4 +1,4 @@
-// tools/demo.ts: `npm start`: real programs as guests, what they print, and what the hypervisor saw of them.
+// tools/demo.ts: `npm run demo`: real programs as guests, what they print, and what the hypervisor saw of them.
 //
 // All cells run on one pCPU, this thread; only those that never end get processes of their own, which end them.
 

@@ -1,17 +1,22 @@
 // tools/reference.ts: writes docs/reference/ from the tables that the program itself runs on.
 //
-// One page a table: hypercalls.md (wasi/p1/table.ts), errors.md (base/errors.ts), limits.md (base/limits.ts), cli.md
-// (cli/flags.ts) and manifest.md (the schemas in cli/manifest.ts). Nobody edits these pages. `--check` writes nothing
-// and fails if a page isn't what the tables say.
+// One page a table: hypercalls.md (wasi/p1/table.ts, wasi/cellar/table.ts), errors.md (base/errors.ts), limits.md
+// (base/limits.ts), cli.md (cli/flags.ts), manifest.md (the schemas in cli/manifest.ts) and api.md (api/routes.ts).
+// Nobody edits these pages. `--check` writes nothing and fails if a page isn't what the tables say.
 
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { z } from 'zod'
+import { errorsOf, statusOf } from '../src/api/openapi.ts'
+import { ROUTES } from '../src/api/routes.ts'
 import { ERRORS } from '../src/base/errors.ts'
 import * as limits from '../src/base/limits.ts'
-import * as tables from '../src/cli/flags.ts'
-import type { Flag } from '../src/cli/flags.ts'
-import { CELL_MANIFEST, POOL_MANIFEST, STACK_CELL_MANIFEST, STACK_MANIFEST } from '../src/cli/manifest.ts'
+import { COMMANDS, usageOf } from '../src/cli/commands.ts'
+import { shellLine } from '../src/cli/help.ts'
+import {
+  CELL_MANIFEST, HEALTH, MANIFEST, MANIFEST_CELL, POOL_SPEC, VOLUME_SPEC,
+} from '../src/host/spec.ts'
+import { cellar } from '../src/wasi/cellar/table.ts'
 import { wasi_snapshot_preview1 } from '../src/wasi/p1/table.ts'
 import type { Signature } from '../src/wasi/p1/table.ts'
 
@@ -23,19 +28,26 @@ const ANSWERS: Record<Signature['answers'], string> = { now: 'at once', wait: 'm
 export function pages(): Record<string, string> {
   return {
     'hypercalls.md': hypercalls(), 'errors.md': errors(), 'limits.md': limitsPage(), 'cli.md': cli(),
-    'manifest.md': manifest(),
+    'manifest.md': manifest(), 'api.md': api(),
   }
 }
 
 function hypercalls(): string {
   const rows = Object.entries(wasi_snapshot_preview1 as Record<string, Signature>)
   const full = rows.filter(([, { support }]) => support === 'full').length
-  return page('Hypercalls', 'src/wasi/p1/table.ts', [
-    `The ${rows.length} functions of WASI preview 1, module \`wasi_snapshot_preview1\`; ` +
-      `${full} are supported in full. A call that may wait parks its vCPU, and the pCPU runs another.`,
-    table(['name', 'parameters', 'result', 'answers', 'support', 'note'], rows.map(([name, row]) =>
-      [code(name), row.params.join(' ') || 'none', row.result ?? 'none', ANSWERS[row.answers], row.support, row.note])),
+  return page('Hypercalls', 'src/wasi/cellar/table.ts', [
+    'What a guest may ask of the hypervisor. A call that may wait parks its vCPU, and the pCPU runs another.',
+    `## WASI preview 1\n\nThe ${rows.length} functions of module \`wasi_snapshot_preview1\`; ` +
+      `${full} are supported in full.`,
+    hypercallTable(rows),
+    '## Cellar\n\nModule `cellar`: what preview 1 has no call for. In C: `sdk/c/cellar.h`.',
+    hypercallTable(Object.entries(cellar)),
   ])
+}
+
+function hypercallTable(rows: readonly (readonly [name: string, row: Signature])[]): string {
+  return table(['name', 'parameters', 'result', 'answers', 'support', 'note'], rows.map(([name, row]) =>
+    [code(name), row.params.join(' ') || 'none', row.result ?? 'none', ANSWERS[row.answers], row.support, row.note]))
 }
 
 function errors(): string {
@@ -66,31 +78,64 @@ function limitsPage(): string {
 }
 
 function cli(): string {
-  const sections = Object.entries(tables).filter(([name]) => name.endsWith('_FLAGS')).map(([name, flags]) => {
-    const command = name.replace('_FLAGS', '').toLowerCase().replaceAll('_', ' ')
-    const rows = Object.entries(flags as Record<string, Flag>).map(([flag, { short, value, many, help }]) =>
+  const sections = COMMANDS.filter(({ hidden }) => hidden !== true).map((command) => {
+    const { name, summary, about, aliases, examples, flags } = command
+    const rows = Object.entries(flags).map(([flag, { short, value, many, help, choices }]) =>
       [code(`--${flag}${value === undefined ? '' : ` ${value}`}`), short === undefined ? '' : code(`-${short}`),
-        many ? 'many times' : 'once', help])
-    return `## cellar ${command}\n\n${table(['flag', 'short', 'given', 'meaning'], rows)}`
+        many === true ? 'many times' : 'once', choices === undefined || choices.every((one) => help.includes(one))
+          ? help
+          : `${help}: ${choices.join(', ')}`])
+    return [
+      `## cellar ${name}`, `${summary}.${about === undefined ? '' : ` ${about}`}`,
+      `\`\`\`\n${usageOf(command).map((usage) => `cellar ${usage}`).join('\n')}\n\`\`\``,
+      ...(aliases === undefined ? [] : [`Also called ${aliases.map((one) => code(`cellar ${one}`)).join(', ')}.`]),
+      ...(examples.length === 0 ? [] : [`Examples:\n\n\`\`\`sh\n${examples.map(shellLine).join('\n')}\n\`\`\``]),
+      table(['flag', 'short', 'given', 'meaning'], rows),
+    ].join('\n\n')
   })
-  return page('Command line', 'src/cli/flags.ts', [
-    "Flags of Cellar stand before the program; what follows the program is the program's own.", ...sections,
+  return page('Command line', 'src/cli/commands.ts', [
+    "Flags of `cellar run` and `cellar exec` stand before the program; what follows is the program's own. Other " +
+      'commands take flags anywhere, up to `--`. Which host is meant: `--host`, else `CELLAR_HOST`, else the context ' +
+      '(`--context`, `CELLAR_CONTEXT`, `cellar context use`), else the host of this machine.', ...sections,
   ])
 }
 
 function manifest(): string {
-  const [cell, ofStack] = [keys(CELL_MANIFEST), keys(STACK_CELL_MANIFEST)]
-  const known = new Set(cell.map(([name]) => name))
+  const [cell, ofStack] = [keys(CELL_MANIFEST), keys(MANIFEST_CELL)]
+  const known = new Set(cell.map(([name]) => name).filter((name) => !DIFFERENT.includes(name)))
   const head = readFileSync(join(ROOT, 'src/cli/manifest.ts'), 'utf8').split('\n\n', 1)[0]!
   const [cellExample, stackExample] = [...head.matchAll(/(?:^\/\/ {3}.*\n)+/gm)].map(([lines]) =>
     `\`\`\`yaml\n${lines.replace(/^\/\/ {3}/gm, '')}\`\`\``)
-  return page('Manifest', 'src/cli/manifest.ts', [
-    'A cell, or a stack of cells that share the CPU, described by a file (YAML), for `cellar run -f MANIFEST`. A ' +
-      'manifest with `cells` is a stack. Unknown keys are refused.',
+  return page('Manifest', 'src/host/spec.ts', [
+    'Cells described by a file (YAML): one for `cellar run -f MANIFEST`; several, under `cells`, for ' +
+      '`cellar run -f`, where they share the CPU in the foreground, or as the desired state of a project for ' +
+      '`cellar apply -f`. Unknown keys are refused.',
     '## A cell', table(KEYS_HEAD, cell), cellExample!,
-    '## A stack', table(KEYS_HEAD, keys(STACK_MANIFEST)), stackExample!,
-    '## A cell of a stack', 'All that a cell has, and:', table(KEYS_HEAD, ofStack.filter(([name]) => !known.has(name))),
-    '## A pool', table(KEYS_HEAD, keys(POOL_MANIFEST)),
+    '## Several cells', table(KEYS_HEAD, keys(MANIFEST)), stackExample!,
+    '## A cell of several', 'All that a cell has, and what follows. What only a host has, `cellar run -f` refuses.',
+    table(KEYS_HEAD, ofStack.filter(([name]) => !known.has(name))),
+    '## A pool', table(KEYS_HEAD, keys(POOL_SPEC)),
+    '## Health', table(KEYS_HEAD, keys(HEALTH)),
+    '## A volume', table(KEYS_HEAD, keys(VOLUME_SPEC)),
+  ])
+}
+
+/** Keys that mean something else in a cell of several. */
+const DIFFERENT: readonly string[] = ['`program`', '`volumes`', '`listen`']
+
+function api(): string {
+  const routes = ROUTES.map((route) => [
+    code(`${route.method} ${route.path}`), route.summary, route.scope,
+    [route.answer.status, ...[...new Set(errorsOf(route).map(statusOf))].sort()].join(' '),
+  ])
+  const queries = ROUTES.flatMap((route) => Object.entries(route.query.shape).map(([key, schema]) =>
+    [code(`${route.method} ${route.path}`), code(`?${key}`), (schema as z.ZodType).description ?? '']))
+  return page('API', 'src/api/routes.ts', [
+    'The HTTP API of a host. `/openapi.json` has it with all schemas. Refusals are `application/problem+json` with ' +
+      'the codes of [errors.md](errors.md). Every answer has `X-Request-Id`; POST and PUT with JSON take ' +
+      '`Idempotency-Key`. Times are milliseconds since 1970, sizes bytes, CPU in pCPUs.',
+    table(['request', 'what it does', 'scope', 'statuses'], routes),
+    '## Queries', table(['request', 'key', 'meaning'], queries),
   ])
 }
 

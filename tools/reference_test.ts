@@ -4,35 +4,41 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { ERRORS } from '../src/base/errors.ts'
 import * as limits from '../src/base/limits.ts'
-import { RUN_FLAGS } from '../src/cli/flags.ts'
-import { CELL_MANIFEST, POOL_MANIFEST, STACK_CELL_MANIFEST, STACK_MANIFEST } from '../src/cli/manifest.ts'
-import { wasi_snapshot_preview1 } from '../src/wasi/p1/table.ts'
+import { COMMANDS } from '../src/cli/commands.ts'
+import { CELL_MANIFEST, HEALTH, MANIFEST, MANIFEST_CELL, POOL_SPEC, VOLUME_SPEC } from '../src/host/spec.ts'
+import { HYPERCALLS } from '../src/wasi/cellar/table.ts'
 import { pages } from './reference.ts'
 
 const {
   'hypercalls.md': hypercalls, 'errors.md': errors, 'limits.md': limitsPage, 'cli.md': cli, 'manifest.md': manifest,
 } = pages()
 
-test('pages has a row for every hypercall, error, limit and flag', () => {
+test('pages has a row for every hypercall, error, limit, and flag of a command', () => {
   const hasRow = (text: string, name: string): void => assert.match(text, new RegExp(`^\\| \`${name}[ \`].*\\|$`, 'm'))
-  for (const name of Object.keys(wasi_snapshot_preview1)) hasRow(hypercalls!, name)
+  for (const name of Object.keys(HYPERCALLS)) hasRow(hypercalls!, name)
   for (const name of Object.keys(ERRORS)) hasRow(errors!, name)
   for (const name of Object.keys(limits)) hasRow(limitsPage!, name)
-  for (const name of Object.keys(RUN_FLAGS)) hasRow(cli!, `--${name}`)
+  const sections = new Map(cli!.split('\n## ').map((text) => [text.split('\n', 1)[0]!, text]))
+  for (const { name, flags, hidden } of COMMANDS) {
+    assert.equal(sections.has(`cellar ${name}`), hidden !== true)
+    for (const flag of Object.keys(flags)) hasRow(sections.get(`cellar ${name}`)!, `--${flag}`)
+  }
 })
 
 test('pages has a row for every key of a cell, a stack, a cell of a stack and a pool, each with its type', () => {
-  const [, cell, stack, ofStack, pool] = manifest!.split('\n## ')
+  const [, cell, stack, ofStack, pool, health, volume] = manifest!.split('\n## ')
   const hasKeys = (text: string, schema: { readonly shape: object }): void => {
     for (const name of Object.keys(schema.shape)) {
       assert.match(text, new RegExp(`^\\| \`${name}\` \\| [a-z]+( or [a-z]+)* \\| (yes|no) \\| .+ \\|$`, 'm'))
     }
   }
   hasKeys(cell!, CELL_MANIFEST)
-  hasKeys(stack!, STACK_MANIFEST)
-  hasKeys(cell! + ofStack!, STACK_CELL_MANIFEST)
-  hasKeys(pool!, POOL_MANIFEST)
-  assert.doesNotMatch(ofStack!, /`program`/)
+  hasKeys(stack!, MANIFEST)
+  hasKeys(cell! + ofStack!, MANIFEST_CELL)
+  hasKeys(pool!, POOL_SPEC)
+  hasKeys(health!, HEALTH)
+  hasKeys(volume!, VOLUME_SPEC)
+  assert.doesNotMatch(ofStack!, /`args`/)
 })
 
 test('pages shows an example of a cell and one of a stack', () => {

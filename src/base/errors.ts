@@ -4,13 +4,15 @@
 // period, use the active voice, and state the action and the offending value. Codes are stable: scripts match on them.
 // docs/reference/errors.md is generated from this table.
 
-type Entry = { exit: 124 | 125 | 126 | 127; message: (...values: never[]) => string; hint: string }
+import { HOST_ERRORS } from './host_errors.ts'
+
+type Entry = { exit: 1 | 124 | 125 | 126 | 127; status?: number; message: (...values: never[]) => string; hint: string }
 
 const entry = <A extends readonly unknown[]>(exit: Entry['exit'], message: (...values: A) => string, hint: string) =>
   ({ exit, message, hint })
 
 /**
- * Exit 124: its time was up; 125: we could not; 126: the program can't be run; 127: the program isn't there (as Docker
+ * Exit 1: a host refused, as other clients of hosts have it; 124: its time was up; 125: we could not; 126: the program can't be run; 127: the program isn't there (as Docker
  * and POSIX shells).
  */
 export const ERRORS = {
@@ -111,6 +113,9 @@ export const ERRORS = {
   GUEST_TIMED_OUT: entry(124, (guest: string, time: string) =>
     `Stopped ${guest} as it ran for longer than its timeout of ${time}`,
     'Raise --timeout, or the timeout of the cell'),
+  WAIT_TIMED_OUT: entry(124, (what: string, wanted: string, state: string) =>
+    `Cannot wait any longer for ${what} to be ${wanted}: it is ${state}`, 'Raise --timeout, or wait again'),
+  ...HOST_ERRORS,
 } satisfies Record<string, Entry>
 
 /** A stable name of an error, such as 'MODULE_EMPTY'. */
@@ -125,13 +130,16 @@ export class CellarError<C extends ErrorCode = ErrorCode> extends Error {
   readonly hint: string
   /** Exit status of the CLI. */
   readonly exit: number
+  /** Status of an HTTP answer. */
+  readonly status: number
 
   constructor(code: C, values: Parameters<(typeof ERRORS)[C]['message']>, options?: ErrorOptions) {
-    const { message, hint, exit } = ERRORS[code] as Entry
+    const { message, hint, exit, status } = ERRORS[code] as Entry
     super((message as (...values: readonly unknown[]) => string)(...values), options)
     this.code = code
     this.values = values
     this.hint = hint
     this.exit = exit
+    this.status = status ?? (exit === 127 ? 404 : exit === 126 ? 422 : 400)
   }
 }

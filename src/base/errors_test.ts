@@ -15,7 +15,7 @@ for (const code of Object.keys(ERRORS) as ErrorCode[]) {
     const render = ERRORS[code].message as Message
     const message = render(...VALUES)
     assert.match(code, /^[A-Z][A-Z0-9]*(_[A-Z0-9]+)*$/)
-    assert.ok([124, 125, 126, 127].includes(exit))
+    assert.ok([1, 124, 125, 126, 127].includes(exit))
     assert.match(message, /^[A-Z]/)
     assert.doesNotMatch(message, /[.!]$|undefined|\[object|\n/)
     for (let i = 0; i < render.length; i++) assert.ok(message.includes(VALUES[i]!), `value ${i + 1} is in: ${message}`)

@@ -38,6 +38,9 @@ export const SOCKET_BUFFER_BYTES_MAX = 256 * 1024
 /** Connections that wait for accept on one listening socket, as the kernel's somaxconn. */
 export const LISTEN_BACKLOG_MAX = 4096
 
+/** Bytes of a name that a guest connects to: DNS's own limit. */
+export const HOST_NAME_BYTES_MAX = 253
+
 /** A WebAssembly page. */
 export const WASM_PAGE_BYTES = 65_536
 
@@ -76,3 +79,177 @@ export const PCPUS_MAX = 256
 
 /** Shares of a cell or a pool: cgroup v2's cpu.weight has the same range. */
 export const SHARES_MAX = 10_000
+
+/** Cells of one process: V8 ends the process at some 16,000 memories or the kernel's count of maps. */
+export const CELLS_PER_PROCESS_MAX = 10_000
+
+/** JSON of one request to the API: a manifest of thousands of cells. */
+export const API_JSON_BYTES_MAX = 1024 * 1024
+/** How deep a request's JSON may nest: a manifest has 8 levels. */
+export const API_JSON_DEPTH_MAX = 32
+/** Values in a request's JSON: telling what is wrong with each of so many takes 0.2 s. */
+export const API_JSON_VALUES_MAX = 100_000
+/** Wrong fields that one answer of the API tells. */
+export const API_ISSUES_MAX = 100
+/** A secret's value, which a guest gets as a variable or a small file. */
+export const API_SECRET_BYTES_MAX = 65_536
+/** Connections to one listener of the API. Those beyond are closed at once. */
+export const API_CONNECTIONS_MAX = 4096
+/** Head of one request to the API, with the arguments of `exec` in it. */
+export const API_HEAD_BYTES_MAX = 16_384
+/** How long a client of the API has for a request's head, and for a TLS handshake: slow ones hold connections. */
+export const API_HEAD_MS_MAX = 10_000
+/** How long it has for JSON or a secret; and how long for the next piece of a module or an archive. */
+export const API_BODY_MS_MAX = 30_000
+/** How long it has for a whole request: a module of 1 GiB at 300 KiB/s. */
+export const API_REQUEST_MS_MAX = 3_600_000
+/** How long one request waits for something to happen; then the client asks again. */
+export const API_WAIT_MS_MAX = 300_000
+/** How long a session waits for a client that doesn't read, before it is closed. */
+export const API_STALL_MS_MAX = 300_000
+/** Bytes that a session has on the way to a client before it waits for it. */
+export const API_SESSION_BYTES_MAX = 256 * 1024
+/** Items of one answer of the API: 10 MB of guests, 0.1 s. */
+export const API_LIST_ITEMS_MAX = 10_000
+/** Refusals of unknown clients that go to the audit log in a minute: they mustn't fill the disk. */
+export const API_STRANGERS_MAX = 60
+
+/** What a name of a volume is charged, so that empty files can't fill a disk: a block of most file systems. */
+export const VOLUME_ENTRY_BYTES = 4096
+
+/** Files of one volume that a process has open: beyond it a guest gets ENFILE. Each takes 40 bytes of shared memory. */
+export const VOLUME_OPEN_FILES_MAX = 32_768
+
+/** How long a lock of a volume is waited for: longer only if the thread that has it died, and then it is taken. */
+export const VOLUME_LOCK_MS_MAX = 10_000
+
+/** A shared file of up to this size is copied while its pCPU waits, some 0.3 ms; a larger one on the thread pool. */
+export const COPY_AT_ONCE_BYTES_MAX = 1024 * 1024
+
+/** Bytes copied at once on the thread pool. */
+export const COPY_STEP_BYTES = 1024 * 1024
+
+/** Entries that the host looks at before it lets others have its thread, some milliseconds. */
+export const TREE_ENTRIES_AT_ONCE = 128
+
+/** Entries of an archive: beyond any sane one, and some minutes of work. */
+export const ARCHIVE_ENTRIES_MAX = 1_000_000
+
+/**
+ * Bytes of a hosted guest's output on their way from its pCPU, each of stdout and stderr: then the guest waits. Ten
+ * thousand guests that flood at once hold 320 MB.
+ */
+export const OUTPUT_WINDOW_BYTES_MAX = 32 * 1024
+
+/** What a piece of output costs of the window beside its bytes: the objects that carry it. */
+export const OUTPUT_PIECE_BYTES = 256
+
+/** A frame between host and cell process: the figures of 12,000 cells have some 10 MB. */
+export const FRAME_BYTES_MAX = 32 * 1024 * 1024
+
+/** Bytes of a stream in one frame: others' frames come between. */
+export const STREAM_FRAME_BYTES_MAX = 64 * 1024
+
+/** Bytes of a stream, each way, that its reader has not taken yet: then the writer waits. */
+export const STREAM_WINDOW_BYTES_MAX = 256 * 1024
+
+/** Output kept for an attached client that doesn't read: then it is cut off, as the guest isn't held up for it. */
+export const ATTACHED_BYTES_MAX = 1024 * 1024
+
+/** Attachments to one guest's console: each holds up to ATTACHED_BYTES_MAX. */
+export const ATTACHMENTS_MAX = 16
+
+/** Messages to a host that reads nothing: then the connection is closed, as the process's memory is bounded. */
+export const UNSENT_BYTES_MAX = 128 * 1024 * 1024
+
+/** A guest's log: a file has so many bytes at most, and so many files are kept, the current one included. */
+export const LOG_FILE_BYTES_MAX = 10 * 1024 * 1024
+export const LOG_FILES_MAX = 3
+
+/** Text of one line of a log: what is longer goes into several, as the CRI format has it. */
+export const LOG_LINE_BYTES_MAX = 16 * 1024
+
+/** Logs that are written to at the same time: the thread pool has four threads, and others need them. */
+export const LOG_WRITES_MAX = 2
+
+/** Compiled modules that a cell process keeps though no guest of it uses them. */
+export const MODULES_IDLE_MAX = 16
+
+/** Bytes that a guest may answer to a health check before the end of the status line. */
+export const HEALTH_ANSWER_BYTES_MAX = 4096
+
+/** Health checks under way at once in a cell process: each is a connection. */
+export const HEALTH_CHECKS_MAX = 256
+
+/** A manifest, index or configuration of an image: what registries take, too. */
+export const IMAGE_MANIFEST_BYTES_MAX = 4 * 1024 * 1024
+
+/** All blobs of one image: a module at its limit, and room for the layers of other tools around one. */
+export const IMAGE_BYTES_MAX = 4 * 1024 * 1024 * 1024
+
+/** Layers of one image: Docker's own limit. */
+export const IMAGE_LAYERS_MAX = 128
+
+/** What the layers of one image may unpack to: some 10 s of work, whatever a bomb claims. */
+export const IMAGE_UNPACKED_BYTES_MAX = 8 * 1024 * 1024 * 1024
+
+/** Entries in the archives of one image: a whole Linux distribution has fewer. */
+export const IMAGE_ENTRIES_MAX = 200_000
+
+/** Modules among them that are looked at: one is to run. */
+export const IMAGE_MODULES_MAX = 1000
+
+/** A connection to a registry on which nothing arrives and nothing leaves for so long has failed. */
+export const REGISTRY_STALL_MS = 30_000
+
+/** Guests of one host: each costs the host's process some kilobytes. */
+export const GUESTS_MAX = 200_000
+
+/** Descriptors in one datagram that we look at: senders of ours put one into it, others are closed. */
+export const DESCRIPTORS_PASSED_MAX = 8
+
+/** Descriptors that were sent to a cell process and that no message has named yet: the ports of many starts at once. */
+export const DESCRIPTORS_WAITING_MAX = 1024
+
+/** Connections that a host makes for guests at one time. */
+export const EGRESS_DIALS_MAX = 1024
+
+/** Changes that are committed together: beyond it the others have the thread between. */
+export const COMMIT_GROUP_MAX = 1000
+
+/** Events kept: some 40 MB, and no older ones than 30 days. */
+export const EVENTS_MAX = 100_000
+export const EVENT_AGE_MS_MAX = 30 * 24 * 3_600_000
+
+/** Events and entries of the audit log are removed in steps of so many: a commit isn't held up by it. */
+export const TRIM_STEP = 1000
+
+/** JSON of one event: some of it was chosen by guests. */
+export const EVENT_DATA_BYTES_MAX = 4096
+
+/** Entries of the audit log kept, and characters of each of their fields, which clients choose. */
+export const AUDIT_MAX = 100_000
+export const AUDIT_TEXT_MAX = 512
+
+/** Operations kept, those that have ended among them. */
+export const OPERATIONS_MAX = 1000
+
+/** Operations under way at once: each may hold connections, descriptors and disk. */
+export const OPERATIONS_RUNNING_MAX = 64
+
+/** Tokens: each request looks one up, and a person is to keep an overview. */
+export const TOKENS_MAX = 1000
+
+/** Answers kept for idempotency keys: for how long, how many, and of how many bytes in all, as they are in memory. */
+export const IDEMPOTENCY_MS_MAX = 24 * 3_600_000
+export const IDEMPOTENCY_KEYS_MAX = 10_000
+export const IDEMPOTENCY_BYTES_MAX = 32 * 1024 * 1024
+
+/** Backups of the state that are kept. */
+export const BACKUPS_MAX = 3
+
+/** Guests of which each has its own series of metrics: five for each, and a collector keeps all of them. */
+export const GUEST_SERIES_MAX = 1000
+
+/** Dials of a process's guests that wait for the host: beyond it they fail at once. */
+export const DIALS_MAX = 1024

@@ -10,6 +10,8 @@ import { formatSize } from '../base/units.ts'
 import { WASM_PAGE_BYTES } from '../base/limits.ts'
 import { HYPERVISOR_MODULE } from '../wasm/prepare.ts'
 import { GuestMemory } from '../services/guest_memory.ts'
+import type { Dialer } from '../services/net/dialer.ts'
+import { HYPERCALLS } from '../wasi/cellar/table.ts'
 import { Context, type End, type Turn } from '../wasi/p1/context.ts'
 import type { Descriptors } from '../wasi/p1/descriptors.ts'
 import type { Executable } from './executable.ts'
@@ -48,6 +50,8 @@ export type CellParts = Pick<Context, 'args' | 'env' | 'clock' | 'entropy' | 'io
   readonly descriptors: Descriptors
   /** When it runs; its own if nobody schedules. */
   readonly turn?: Turn | undefined
+  /** How it reaches others by name; undefined: not at all. */
+  readonly dialer?: Dialer | undefined
   /** The pCPU's control memory: word 0 isn't 0 when the quantum has ended. */
   readonly control: () => WebAssembly.Memory
   /** Pages that its memory may grow to, at most WASM_PAGES_MAX. */
@@ -78,18 +82,16 @@ export class Cell {
     this.context = context
     const gate = this.#instantiateGate(parts)
     // Names are the guest's choice: without prototypes, none of them is one that JavaScript knows.
-    const wasi: Record<string, WebAssembly.ImportValue> = Object.create(null)
     const imports: Record<string, Record<string, WebAssembly.ImportValue>> = Object.create(null)
-    imports['wasi_snapshot_preview1'] = wasi
-    if (executable.memory !== undefined) imports[executable.memory.module] = { [executable.memory.name]: memory }
+    const from = (module: string): Record<string, WebAssembly.ImportValue> => imports[module] ??= Object.create(null)
+    if (executable.memory !== undefined) from(executable.memory.module)[executable.memory.name] = memory
     const { preemption } = executable
-    if (preemption?.control !== undefined) (imports[HYPERVISOR_MODULE] ??= {})[preemption.control] = parts.control()
+    if (preemption?.control !== undefined) from(HYPERVISOR_MODULE)[preemption.control] = parts.control()
     for (const name of executable.hypercalls) {
-      wasi[name] = gate[name] ?? bind(name, context, this.counts, parts.tracer)
+      from(HYPERCALLS[name].module)[name] = gate[name] ?? bind(name, context, this.counts, parts.tracer)
     }
     for (const { module, name } of executable.stubs) {
-      const stubs = imports[module] ??= Object.create(null) as Record<string, WebAssembly.ImportValue>
-      stubs[name] = (): void => {
+      from(module)[name] = (): void => {
         context.stub = `${module}.${name}`;
         (gate['trap'] as () => void)()
       }
@@ -112,12 +114,12 @@ export class Cell {
     try {
       if (this.#executable.start !== undefined) await this.call(this.#executable.start)
       await body(this)
+      this.release()
       return { kind: 'exit', code: 0 }
     } catch (error) {
+      this.release(context.bug !== undefined || context.stopped || context.end?.kind !== 'exit')
       if (context.bug !== undefined) throw context.bug
       return context.end ?? describeTrap(error, context.stub, this.#executable)
-    } finally {
-      this.release()
     }
   }
 
@@ -140,13 +142,13 @@ export class Cell {
     }
   }
 
-  /** Closes its descriptors. Idempotent. */
-  release(): void {
+  /** Closes its descriptors; those of a guest that was `aborted` tell their peers so. Idempotent. */
+  release(aborted = false): void {
     if (this.#endedAt === 0) {
       this.#endedAt = nowNs()
       this.context.turn.end()
     }
-    this.context.descriptors.closeAll()
+    this.context.descriptors.closeAll(aborted)
   }
 
   /** What it has used so far; complete once it has ended. */

@@ -3,7 +3,7 @@
 // All of it can be posted to a worker: V8 shares the compiled code of a WebAssembly.Module between threads.
 // Elsewhere: how it comes to be (program.ts), what becomes of it (cell.ts).
 
-import type { HypercallName } from '../wasi/p1/table.ts'
+import type { HypercallName } from '../wasi/cellar/table.ts'
 
 /** A program as a pCPU takes it. */
 export type Executable = {

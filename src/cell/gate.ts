@@ -18,8 +18,9 @@
 // exception thrown by us could be; and no JavaScript frame stands between the guest and $wait, which JSPI forbids.
 // Elsewhere: the protocol's other half (wasi/p1/context.ts).
 
+import { HYPERCALLS, type HypercallName } from '../wasi/cellar/table.ts'
 import { STOP } from '../wasi/p1/context.ts'
-import { wasi_snapshot_preview1, type HypercallName, type Signature } from '../wasi/p1/table.ts'
+import type { Signature } from '../wasi/p1/table.ts'
 import { encodeModule, leb, name, section, SECTION_CUSTOM, sleb, type EncodableType, type ModuleParts } from
   '../wasm/encode.ts'
 
@@ -28,7 +29,7 @@ export const GATE_NAME = 'cellar-gate'
 
 /** True if `name` must be called through the gate. */
 export function isGated(name: HypercallName): boolean {
-  const { answers, params }: Signature = wasi_snapshot_preview1[name]
+  const { answers, params }: Signature = HYPERCALLS[name]
   return answers !== 'now' || params.includes('i64')
 }
 
@@ -50,7 +51,7 @@ export function encodeGate(
   const resumed = names.length + 1
   const preempt = names.length + 2
   const tries = names.map((name) => {
-    const { params }: Signature = wasi_snapshot_preview1[name]
+    const { params }: Signature = HYPERCALLS[name]
     types.push({ params: params.flatMap((type): EncodableType[] => type === 'i64' ? ['i32', 'i32'] : ['i32']),
       results: ['i32'] })
     return { module: 'hypercall', name, type: types.length - 1 }
@@ -58,7 +59,7 @@ export function encodeGate(
   const preempted = names.length + 3 + names.length + 1
   const look = looks ? [I32_CONST, 0, I32_LOAD, ALIGN_4, 0, IF, VOID, CALL, ...leb(preempted), END] : []
   const functions = names.map((name, index) => {
-    const signature: Signature = wasi_snapshot_preview1[name]
+    const signature: Signature = HYPERCALLS[name]
     types.push({ params: [...signature.params], results: signature.result === null ? [] : ['i32'] })
     return { type: types.length - 1, ...code(signature, { attempt: index, wait, resumed, look }) }
   })

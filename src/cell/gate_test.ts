@@ -3,10 +3,10 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { STOP, WAIT } from '../wasi/p1/context.ts'
-import { wasi_snapshot_preview1, type HypercallName } from '../wasi/p1/table.ts'
+import { HYPERCALLS, type HypercallName } from '../wasi/cellar/table.ts'
 import { encodeGate, isGated } from './gate.ts'
 
-const NAMES = (Object.keys(wasi_snapshot_preview1) as HypercallName[]).filter(isGated)
+const NAMES = (Object.keys(HYPERCALLS) as HypercallName[]).filter(isGated)
 
 type Exports = Record<string, (...args: (number | bigint)[]) => unknown>
 

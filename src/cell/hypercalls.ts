@@ -8,25 +8,27 @@
 
 import { EFAULT, ERRNO_NAMES } from '../base/errno.ts'
 import { GuestFault } from '../services/guest_memory.ts'
+import { HYPERCALLS, type HypercallName } from '../wasi/cellar/table.ts'
 import { STOP, WAIT, type Context, type Hypercall } from '../wasi/p1/context.ts'
-import { wasi_snapshot_preview1, type HypercallName, type Signature } from '../wasi/p1/table.ts'
+import type { Signature } from '../wasi/p1/table.ts'
 
 /** Called for each answer when tracing: a line such as `fd_write(1, 0x10040, 1, 0x1003c) = ESUCCESS`. */
 export type Tracer = (line: string) => void
 
 /** Names in the order of their counters. */
-export const HYPERCALL_NAMES = Object.keys(wasi_snapshot_preview1) as HypercallName[]
+export const HYPERCALL_NAMES = Object.keys(HYPERCALLS) as HypercallName[]
 
 type Bound = (...args: number[]) => number
 type Binder = (context: Context, counts: Uint32Array) => Bound
 
-// Each file of wasi/p1 is loaded when the first guest asks for one of its calls: most programs need half of them, and
+// Each of these files is loaded when the first guest asks for one of its calls: most programs need half of them, and
 // each file costs a third of a millisecond of a guest's start.
 const FILES: Record<Signature['file'], () => Promise<Record<string, unknown>>> = {
   args: () => import('../wasi/p1/args.ts'),
   clock: () => import('../wasi/p1/clock.ts'),
   fd: () => import('../wasi/p1/fd.ts'),
   filestat: () => import('../wasi/p1/filestat.ts'),
+  net: () => import('../wasi/cellar/net.ts'),
   path: () => import('../wasi/p1/path.ts'),
   poll: () => import('../wasi/p1/poll.ts'),
   proc: () => import('../wasi/p1/proc.ts'),
@@ -42,7 +44,7 @@ const implementations = new Map<HypercallName, Hypercall>()
 export async function loadHypercalls(names: readonly HypercallName[]): Promise<void> {
   for (const name of names) {
     if (binders.has(name)) continue
-    const { file, params }: Signature = wasi_snapshot_preview1[name]
+    const { file, params }: Signature = HYPERCALLS[name]
     const hypercall = (await FILES[file]())[name] as Hypercall
     implementations.set(name, hypercall)
     binders.set(name, makeBinder(hypercall, HYPERCALL_NAMES.indexOf(name), parameters(params)))
@@ -75,7 +77,7 @@ function makeBinder(hypercall: Hypercall, index: number, names: readonly string[
 
 function traced(name: HypercallName, context: Context, counts: Uint32Array, tracer: Tracer): Bound {
   const hypercall = implementations.get(name)!
-  const { params }: Signature = wasi_snapshot_preview1[name]
+  const { params }: Signature = HYPERCALLS[name]
   const index = HYPERCALL_NAMES.indexOf(name)
   return (...args) => {
     context.memory.refresh()

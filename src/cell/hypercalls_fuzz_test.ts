@@ -10,11 +10,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { ERRNO_NAMES } from '../base/errno.ts'
+import { ECONNREFUSED, ERRNO_NAMES } from '../base/errno.ts'
 import { GuestFault } from '../services/guest_memory.ts'
 import { isSupported } from '../sys/libc.ts'
+import { HYPERCALLS, type HypercallName } from '../wasi/cellar/table.ts'
 import { STOP, WAIT, type Hypercall } from '../wasi/p1/context.ts'
-import { wasi_snapshot_preview1, type HypercallName, type Signature } from '../wasi/p1/table.ts'
+import type { Signature } from '../wasi/p1/table.ts'
 import type { Cell } from './cell.ts'
 import { HYPERCALL_NAMES, loadHypercalls } from './hypercalls.ts'
 import { loadExecutable } from './load.ts'
@@ -49,9 +50,10 @@ function fill(cell: Cell, seed: number): void {
 async function answersOf(cell: Cell, calls: readonly [HypercallName, number[]][]): Promise<void> {
   const implementations = new Map<HypercallName, Hypercall>()
   for (const [name, args] of calls) {
-    const { file, params }: Signature = wasi_snapshot_preview1[name]
+    const { module, file, params }: Signature = HYPERCALLS[name]
     if (!implementations.has(name)) {
-      implementations.set(name, (await import(`../wasi/p1/${file}.ts`) as Record<string, Hypercall>)[name]!)
+      implementations.set(name, (await import(
+        `../wasi/${module === 'cellar' ? 'cellar' : 'p1'}/${file}.ts`) as Record<string, Hypercall>)[name]!)
     }
     const count = params.length + params.filter((type) => type === 'i64').length
     cell.context.memory.refresh()
@@ -89,7 +91,7 @@ test('no sequence of hypercalls brings forth anything but answers, or reaches be
       rmSync(granted, { recursive: true, force: true })
       mkdirSync(join(granted, 'sub'), { recursive: true })
       writeFileSync(join(granted, 'file'), 'some bytes of a file')
-      const cell = await new Pcpu().create(executable, grants, streams)
+      const cell = await new Pcpu().create(executable, grants, streams, { dialer: { dial: async () => ECONNREFUSED } })
       fill(cell, seed)
       try {
         await answersOf(cell, calls)

@@ -2,7 +2,8 @@
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { wasi_snapshot_preview1, type HypercallName } from '../wasi/p1/table.ts'
+import { cellar, HYPERCALLS, type HypercallName } from '../wasi/cellar/table.ts'
+import { wasi_snapshot_preview1 } from '../wasi/p1/table.ts'
 import { HYPERCALL_NAMES, loadHypercalls } from './hypercalls.ts'
 import { Pcpu } from './pcpu.ts'
 import { cellOf, executableOfText, importOf } from './test_support.ts'
@@ -17,12 +18,20 @@ const GUEST = `(module ${importOf('fd_write', 'i32 i32 i32 i32')} ${importOf('fd
 
 test('every hypercall of the table is implemented in the file that the table names', async () => {
   await loadHypercalls(HYPERCALL_NAMES)
-  assert.equal(HYPERCALL_NAMES.length, 46)
-  for (const [name, { file, params }] of Object.entries(wasi_snapshot_preview1)) {
-    const implementation = (await import(`../wasi/p1/${file}.ts`) as Record<string, (...args: never[]) => number>)[name]
+  assert.equal(HYPERCALL_NAMES.length, 47)
+  for (const [name, { module, file, params }] of Object.entries(HYPERCALLS)) {
+    const folder = module === 'cellar' ? 'cellar' : 'p1'
+    const functions = await import(`../wasi/${folder}/${file}.ts`) as Record<string, (...args: never[]) => number>
+    const implementation = functions[name]
     const halves = params.filter((type) => type === 'i64').length
     assert.equal(implementation?.length, 1 + params.length + halves, `${name} takes its context and arguments`)
   }
+})
+
+test('HYPERCALLS has each name once, whatever module it is of', () => {
+  const names = [wasi_snapshot_preview1, cellar].flatMap((one) => Object.keys(one))
+  assert.equal(new Set(names).size, names.length)
+  assert.deepEqual(HYPERCALL_NAMES, names)
 })
 
 test('a tracer sees each answer with its arguments and errno, and counting goes on', async () => {

@@ -10,10 +10,15 @@ import type { Cell, Outcome } from './cell.ts'
 /** One call of an export. */
 export type Call = { readonly call: string; readonly with: readonly (number | string | readonly string[])[] }
 
-/** Makes the calls in order; the cell then ends with exit status 0, unless a call ended it before. */
+/**
+ * Makes the calls in order; the cell then ends with exit status 0, unless a call ended it before. Throws CellarError
+ * for an export that isn't there: nothing of the guest has run, and the cell has released what it held.
+ */
 export async function runLibrary(cell: Cell, program: string, calls: readonly Call[]): Promise<Outcome> {
   for (const name of [...calls.map(({ call }) => call), ...(calls.some(needsMemory) ? ['cabi_realloc'] : [])]) {
-    if (typeof cell.instance.exports[name] !== 'function') throw new CellarError('EXPORT_UNKNOWN', [program, name])
+    if (typeof cell.instance.exports[name] === 'function') continue
+    cell.release()
+    throw new CellarError('EXPORT_UNKNOWN', [program, name])
   }
   return await cell.run(async () => {
     for (const { call, with: args } of calls) {

@@ -1,6 +1,6 @@
 // cell/load.ts: from a program's file to something that a pCPU can start.
 
-import type { HypercallName } from '../wasi/p1/table.ts'
+import type { HypercallName } from '../wasi/cellar/table.ts'
 import { HYPERVISOR_MODULE, memoryName, START_EXPORT } from '../wasm/prepare.ts'
 import type { Executable } from './executable.ts'
 import { encodeGate, isGated } from './gate.ts'

@@ -10,6 +10,7 @@ import { hostClock } from '../services/clock/clock.ts'
 import type { Descriptor } from '../services/descriptor.ts'
 import { hostEntropy } from '../services/entropy/entropy.ts'
 import { Iovecs } from '../services/iovecs.ts'
+import type { Dialer } from '../services/net/dialer.ts'
 import { RIGHTS_DIRECTORY, RIGHTS_FILE, RIGHTS_LISTENER, RIGHTS_SOCKET, RIGHTS_STREAM } from '../wasi/p1/abi.ts'
 import type { Turn } from '../wasi/p1/context.ts'
 import { Descriptors } from '../wasi/p1/descriptors.ts'
@@ -17,12 +18,19 @@ import { Cell, type CellParts } from './cell.ts'
 import type { Executable } from './executable.ts'
 import { HYPERCALL_NAMES, loadHypercalls, type Tracer } from './hypercalls.ts'
 
+/** A folder of the host, as a guest's `guest`. */
+type GrantedVolume = {
+  readonly host: string; readonly guest: string; readonly readOnly: boolean
+  /** Of openQuota (services/file/open_quota.ts): one for all cells of the process that have this folder. */
+  readonly quota?: SharedArrayBuffer | undefined
+}
+
 /** What a guest is granted. Plain data: it can be posted to a worker. */
 export type Grants = {
   readonly args: readonly string[]
   readonly env: readonly (readonly [name: string, value: string])[]
   /** Folders of the host, as the guest's `guest`. */
-  readonly volumes?: readonly { readonly host: string; readonly guest: string; readonly readOnly: boolean }[]
+  readonly volumes?: readonly GrantedVolume[]
   /** Sockets to listen on, such as `tcp:127.0.0.1:8080`. */
   readonly listen?: readonly string[]
   readonly memoryPagesMax?: number
@@ -33,9 +41,15 @@ export type Grants = {
 /** The three streams of a cell's console. */
 export type Console = { readonly stdin: Descriptor; readonly stdout: Descriptor; readonly stderr: Descriptor }
 
-/** How a cell is watched and scheduled: a tracer, where its answers are counted (by HYPERCALL_NAMES), its turn. */
+/**
+ * How a cell is watched and scheduled: a tracer, where its answers are counted (by HYPERCALL_NAMES), its turn; and how
+ * it reaches others.
+ */
 export type Watch = {
   readonly tracer?: Tracer | undefined; readonly counts?: Uint32Array; readonly turn?: Turn | undefined
+  readonly dialer?: Dialer | undefined
+  /** Gives it more descriptors, after its folders and sockets. */
+  readonly more?: ((descriptors: Descriptors) => Promise<void>) | undefined
 }
 
 /** A pCPU's control memory: shared with the thread that keeps the time (alarm.ts). */
@@ -69,6 +83,7 @@ export class Pcpu {
       addStreams(descriptors, console)
       if (grants.volumes !== undefined && grants.volumes.length > 0) await addVolumes(descriptors, grants.volumes)
       if (grants.listen !== undefined && grants.listen.length > 0) await addListeners(descriptors, grants.listen)
+      await watch.more?.(descriptors)
       return this.createNow(executable, grants, descriptors, watch)
     } catch (error) {
       descriptors.closeAll()
@@ -80,7 +95,7 @@ export class Pcpu {
    * As `create`, with descriptors that are already open and hypercalls that are already loaded: one synchronous step.
    */
   createNow(executable: Executable, grants: Grants, descriptors: Descriptors, watch: Watch = {}): Cell {
-    const { tracer, counts, turn } = watch
+    const { tracer, counts, turn, dialer } = watch
     const parts: CellParts = {
       args: grants.args.map(terminated),
       // Of a variable that is given twice the later counts.
@@ -92,6 +107,7 @@ export class Pcpu {
       memoryPagesMax: grants.memoryPagesMax ?? WASM_PAGES_MAX,
       control: () => this.control,
       turn,
+      dialer,
       tracer,
       counts: counts ?? new Uint32Array(HYPERCALL_NAMES.length),
     }
@@ -117,11 +133,11 @@ export function addStreams(descriptors: Descriptors, { stdin, stdout, stderr }: 
 
 async function addVolumes(descriptors: Descriptors, volumes: NonNullable<Grants['volumes']>): Promise<void> {
   const { openVolume } = await import('../services/file/volume.ts')
-  for (const { host, guest, readOnly } of volumes) {
+  for (const { host, guest, readOnly, quota } of volumes) {
     // A read-only volume has every right, too: the file service answers EROFS. Programs would take a right that is
     // withheld for one that they needn't ask for, and be told only when they write.
     descriptors.add({
-      descriptor: openVolume(host, { readOnly }),
+      descriptor: openVolume(host, { readOnly, quota }),
       rightsBase: RIGHTS_DIRECTORY,
       rightsInheriting: RIGHTS_DIRECTORY | RIGHTS_FILE,
       flags: 0,

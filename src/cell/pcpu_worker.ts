@@ -4,11 +4,13 @@
 // memory, so that the owner can read them while a guest keeps this thread busy. Where cells share the pCPU by force the
 // owner announces each message (alarm.ts), or a guest that is alone would not let it be read.
 
+import { closeSync } from 'node:fs'
 import { parentPort, workerData } from 'node:worker_threads'
 import { CellarError } from '../base/errors.ts'
 import type { LabelledOutput } from '../services/console/labelled.ts'
-import { StandardInput, StandardOutput } from '../services/console/stdio.ts'
 import { nullConsole } from '../services/console/console.ts'
+import type { RemoteInput, RemoteOutput, RemotePort } from '../services/console/remote.ts'
+import { StandardInput, StandardOutput } from '../services/console/stdio.ts'
 import { ENDED, type Node, type Terms } from '../sched/node.ts'
 import type { Account } from '../sched/run_queue.ts'
 import type { End } from '../wasi/p1/context.ts'
@@ -18,6 +20,7 @@ import { Dispatcher, type ScheduledTurn } from './dispatcher.ts'
 import type { Executable } from './executable.ts'
 import type { Call } from './library.ts'
 import { flushed, Pcpu, type Console, type Grants } from './pcpu.ts'
+import type { NetCommand, NetGrants, NetReport } from './pcpu_net.ts'
 
 /** What a pCPU is started with (workerData). Without `shared`, cells run until they wait. */
 export type PcpuStart = {
@@ -27,6 +30,8 @@ export type PcpuStart = {
   }
   /** The processor to which the thread is bound, where the kernel lets it. */
   readonly processor?: number
+  /** Cells may have networks. */
+  readonly net?: boolean
 }
 
 /** A cell to be started. */
@@ -42,17 +47,31 @@ export type Start = {
   readonly pool?: string | undefined
   /** The cell's lines of output begin with this, and it has no input. Default: the process's own streams. */
   readonly label?: string | undefined
+  /** The owner has its console (services/console/remote.ts): it gets what comes, and gives input if there is any. */
+  readonly remote?: { readonly stdin: boolean } | undefined
+  /** What it has of networks, if the pCPU has any. */
+  readonly net?: NetGrants | undefined
   /** It is stopped when it has run for so long. */
   readonly timeoutNs?: number | undefined
 }
 
 /** Owner → worker. */
 export type Command =
-  | ({ readonly start: number } & Start)
+  | ({ readonly start: number } & Started)
+  /** What starts mean by this number from now on; undefined: nothing any more. */
+  | { readonly executable: number; readonly is: Executable | undefined }
   | { readonly pool: string; readonly terms: Terms }
   | { readonly id: number; readonly terms: Terms }
   | { readonly stop: number; readonly end: End }
-  | { readonly report: true }
+  | { readonly report: 'all' | 'pools' }
+  /** Of a remote console: pieces of output are done with; input; its end (null); nobody reads any more. */
+  | { readonly credit: number; readonly channel: number; readonly bytes: number }
+  | { readonly input: number; readonly bytes: Uint8Array | null }
+  | { readonly hangUp: number }
+  | NetCommand
+
+/** A start as it is posted: an executable that many cells have is posted once, and then named by its number. */
+type Started = Omit<Start, 'executable'> & { readonly executable: Executable | number }
 
 /** What became of a cell's time so far, and of its memory. */
 export type Figures = Account & {
@@ -67,14 +86,22 @@ export type Report =
   | { readonly id: number; readonly created: true }
   | { readonly id: number; readonly ended: Outcome; readonly usage: Usage; readonly figures?: Figures }
   | { readonly id: number; readonly failed: Pick<CellarError, 'code' | 'values'> }
-  | { readonly figures: readonly Figures[]; readonly busyNs: number }
+  | { readonly figures: readonly Figures[]; readonly busyNs: number; readonly pools: readonly PoolFigures[] }
+  | { readonly output: number; readonly channel: number; readonly bytes: Uint8Array }
+  | { readonly taken: number; readonly count: number }
+  | NetReport
+
+/** For how long a pool's cells on this pCPU have wanted to run, as a whole. */
+export type PoolFigures = { readonly pool: string; readonly ageNs: number; readonly wantedNs: number }
 
 /** In place of the id of cells that have ended. */
 const GONE = -1
 
-type Running = { cell: Cell | undefined; readonly turn: ScheduledTurn | undefined; end?: End }
+type RemoteConsole = { readonly stdin: RemoteInput | undefined; readonly stdout: RemoteOutput
+  readonly stderr: RemoteOutput }
+type Running = { cell: Cell | undefined; readonly turn: ScheduledTurn | undefined; end?: End; remote?: RemoteConsole }
 
-const { shared, processor } = workerData as PcpuStart
+const { shared, processor, net: hasNet } = workerData as PcpuStart
 const pcpu = new Pcpu(shared?.control)
 const alarm = shared === undefined ? undefined : new Alarm(new Int32Array(shared.control.buffer), shared.bell)
 const dispatcher = alarm === undefined ? undefined : new Dispatcher(alarm, shared!.quantumNs)
@@ -82,28 +109,63 @@ dispatcher?.queue.blame(true)
 const running = new Map<number, Running>()
 const ids = new Map<Node<ScheduledTurn>, number>()
 const pools = new Map<string, Node<ScheduledTurn>>()
+const executables = new Map<number, Executable>()
 const port = parentPort!
 
+// Before the first message: input may follow a start at once.
+const remoteConsole = shared === undefined ? undefined : await import('../services/console/remote.ts')
+const net = hasNet !== true ? undefined : new (await import('./pcpu_net.ts')).PcpuNet(
+  (report, transfer) => port.postMessage(report satisfies Report, transfer ?? []),
+  { control: shared!.control.buffer as unknown as SharedArrayBuffer, read: () => alarm!.messageRead() })
 if (processor !== undefined) (await import('../sys/affinity.ts')).bindThread(processor)
+const remotePort: RemotePort = {
+  output: (guest, channel, bytes) =>
+    port.postMessage({ output: guest, channel, bytes } satisfies Report, [bytes.buffer]),
+  taken: (guest, count) => post({ taken: guest, count }),
+}
 port.on('message', (message: Command) => {
   alarm?.messageRead()
   if ('start' in message) void start(message)
   else if ('pool' in message) setPool(message.pool, message.terms)
   else if ('terms' in message) setTerms(message.id, message.terms)
   else if ('stop' in message) stop(message.stop, message.end)
-  else report()
+  else if ('report' in message) report(message.report)
+  else if ('executable' in message) setExecutable(message.executable, message.is)
+  else if ('net' in message) net!.handle(message)
+  else tellConsole(message)
 })
 
-async function start(message: { readonly start: number } & Start): Promise<void> {
-  const { start: id, executable, grants, calls, timeoutNs } = message
+function setExecutable(number: number, is: Executable | undefined): void {
+  if (is === undefined) executables.delete(number)
+  else executables.set(number, is)
+}
+
+function tellConsole(message: Extract<Command, { credit: number } | { input: number } | { hangUp: number }>): void {
+  if ('credit' in message) {
+    const remote = running.get(message.credit)?.remote
+    ;(message.channel === 1 ? remote?.stdout : remote?.stderr)?.credit(message.bytes)
+  } else if ('input' in message) {
+    const stdin = running.get(message.input)?.remote?.stdin
+    if (message.bytes === null) stdin?.end()
+    else stdin?.push(message.bytes)
+  } else {
+    const remote = running.get(message.hangUp)?.remote
+    remote?.stdout.hangUp()
+    remote?.stderr.hangUp()
+  }
+}
+
+async function start(message: { readonly start: number } & Started): Promise<void> {
+  const { start: id, grants, calls, timeoutNs } = message
+  const executable = typeof message.executable === 'number' ? executables.get(message.executable)! : message.executable
   const turn = dispatcher?.admit(message.terms, message.pool === undefined ? undefined : pools.get(message.pool))
   if (turn !== undefined) ids.set(turn.node, id)
   const record: Running = { cell: undefined, turn }
   running.set(id, record)
   let callOff = (): void => {}
   try {
-    const { labelled, ...console } = await consoleFor(message.label)
-    const cell = await create(message, console, turn)
+    const { labelled, ...console } = await consoleFor(message, record)
+    const cell = await create({ ...message, executable }, console, turn)
     record.cell = cell
     post({ id, created: true })
     if (record.end !== undefined) cell.context.stop(record.end)
@@ -124,18 +186,39 @@ async function start(message: { readonly start: number } & Start): Promise<void>
   } finally {
     callOff()
     running.delete(id)
+    if (message.net !== undefined) net!.release(message.net.guest)
     if (turn !== undefined) ids.delete(turn.node)
     turn?.close()
   }
 }
 
-async function create({ executable, grants, trace, counts }: Start, console: Console, turn: ScheduledTurn | undefined):
-Promise<Cell> {
+async function create(
+  { executable, grants, trace, counts, net: granted }: Start, console: Console, turn: ScheduledTurn | undefined,
+): Promise<Cell> {
   const tracer = trace ? (await import('./trace.ts')).traceToStderr() : undefined
-  return await pcpu.create(executable, grants, console, { tracer, counts, turn })
+  if (granted === undefined) return await pcpu.create(executable, grants, console, { tracer, counts, turn })
+  let isGiven = false
+  try {
+    return await pcpu.create(executable, grants, console, { tracer, counts, turn, dialer: net!.dialer(granted.guest),
+      more: (descriptors) => {
+        isGiven = true
+        return net!.grant(descriptors, granted)
+      } })
+  } finally {
+    // Nobody else knows of its sockets by now.
+    if (!isGiven) for (const fd of granted.ports.flatMap(({ fds }) => fds)) closeSync(fd)
+  }
 }
 
-async function consoleFor(label: string | undefined): Promise<Console & { labelled: readonly LabelledOutput[] }> {
+async function consoleFor({ start: id, label, remote }: { readonly start: number } & Started, record: Running):
+Promise<Console & { labelled: readonly LabelledOutput[] }> {
+  if (remote !== undefined) {
+    const { RemoteInput, RemoteOutput } = remoteConsole!
+    const stdin = remote.stdin ? new RemoteInput(remotePort, id) : undefined
+    const [stdout, stderr] = [new RemoteOutput(remotePort, id, 1), new RemoteOutput(remotePort, id, 2)]
+    record.remote = { stdin, stdout, stderr }
+    return { stdin: stdin ?? nullConsole, stdout, stderr, labelled: [] }
+  }
   if (label === undefined) {
     return { stdin: new StandardInput(0), stdout: new StandardOutput(1), stderr: new StandardOutput(2), labelled: [] }
   }
@@ -166,10 +249,15 @@ function stop(id: number, end: End): void {
   setTerms(id, UNLIMITED)
 }
 
-function report(): void {
-  const figures = [...running].flatMap(([id, { cell, turn }]) =>
+function report(what: 'all' | 'pools'): void {
+  const figures = what === 'pools' ? [] : [...running].flatMap(([id, { cell, turn }]) =>
     cell === undefined || turn === undefined ? [] : [figuresOf(id, cell, turn)])
-  post({ figures, busyNs: dispatcher === undefined ? 0 : dispatcher.account(dispatcher.queue.root).runningNs })
+  const wanted = [...pools].map(([pool, node]): PoolFigures => {
+    const { ageNs, runningNs, runnableNs, throttledNs } = dispatcher!.account(node)
+    return { pool, ageNs, wantedNs: runningNs + runnableNs + throttledNs }
+  })
+  post({ figures, busyNs: dispatcher === undefined ? 0 : dispatcher.account(dispatcher.queue.root).runningNs,
+    pools: wanted })
 }
 
 function figuresOf(id: number, cell: Cell, { node }: ScheduledTurn): Figures {

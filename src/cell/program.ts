@@ -17,7 +17,7 @@ import type { FuncType, Import, Module } from '../wasm/module.ts'
 import { ReservedName, originalOffset, prepare } from '../wasm/prepare.ts'
 import type { Prepared } from '../wasm/prepare.ts'
 import { MalformedModule } from '../wasm/reader.ts'
-import { wasi_snapshot_preview1 } from '../wasi/p1/table.ts'
+import { HYPERCALLS, type HypercallName } from '../wasi/cellar/table.ts'
 import type { Signature } from '../wasi/p1/table.ts'
 
 /** A module that was read and decoded. */
@@ -105,9 +105,9 @@ export function compilePrepared({ path, prepared }: PreparedProgram): WebAssembl
 
 /** The hypercall that an import names, or undefined if there is none. */
 export function knownHypercall(one: Import): Signature | undefined {
-  if (one.kind !== 'func' || one.module !== 'wasi_snapshot_preview1') return undefined
-  return Object.hasOwn(wasi_snapshot_preview1, one.name)
-    ? wasi_snapshot_preview1[one.name as keyof typeof wasi_snapshot_preview1] : undefined
+  if (one.kind !== 'func' || !Object.hasOwn(HYPERCALLS, one.name)) return undefined
+  const signature = HYPERCALLS[one.name as HypercallName]
+  return signature.module === one.module ? signature : undefined
 }
 
 /** True if the import of `module` names a hypercall and has its type. */

@@ -30,6 +30,7 @@ function file(content: Uint8Array | string | readonly number[]): string {
 const wat = (text: string): Uint8Array => parseWat('test.wat', text, FEATURES).toBinary({}).buffer
 const fields = (text: string): Uint8Array => wat(`(module ${text} (func (export "_start")))`)
 const WASI = 'wasi_snapshot_preview1'
+const NET_CONNECT = '(func (param i32 i32 i32 i32) (result i32))'
 
 type Refusal = [title: string, content: Uint8Array | string | readonly number[], code: ErrorCode, message: RegExp]
 
@@ -77,6 +78,11 @@ const ASKS: Refusal[] = [
     'IMPORT_UNKNOWN', /env: g \(global\), t \(table\), e \(tag\)$/],
   ['a WASI name that is not a function', fields(`(import "${WASI}" "fd_write" (global i32))`),
     'IMPORT_UNKNOWN', /fd_write \(global\)/],
+  ['a name of the module cellar that it lacks', fields('(import "cellar" "net_listen" (func))'),
+    'IMPORT_UNKNOWN', /cellar: net_listen$/],
+  ['a hypercall of the other module', fields(`(import "${WASI}" "net_connect" ${NET_CONNECT})`),
+    'IMPORT_UNKNOWN', /preview1: net_connect$/],
+  ['net_connect of another type', fields('(import "cellar" "net_connect" (func))'), 'IMPORT_TYPE_WRONG', /net_connect/],
   ['a WASI function of another type', fields(`(import "${WASI}" "fd_write" (func (param i32) (result i64)))`),
     'IMPORT_TYPE_WRONG',
     /fd_write with the type \(i32\) -> i64: the hypervisor's is \(i32, i32, i32, i32\) -> i32/],
@@ -152,6 +158,9 @@ test('checkProgram allows unknown functions that are stubbed by module or by nam
   refused(`(import "${WASI}" "fd_write" (global i32))`, WASI, 'IMPORT_UNKNOWN')
   // A name of ours with another type is another function, hence may be stubbed.
   loadProgram(file(fields(`(import "${WASI}" "fd_write" (func))`)), { stubs: [WASI] })
+  refused('(import "cellar" "net_connect" (func))', 'env', 'IMPORT_TYPE_WRONG')
+  loadProgram(file(fields(`(import "cellar" "net_connect" ${NET_CONNECT}) (import "cellar" "x" (func))`)),
+    { stubs: ['cellar'] })
   // But not beside the hypercall itself: an import object has one place for both.
   refused(`(import "${WASI}" "fd_close" (func (param i32) (result i32))) (import "${WASI}" "fd_close" (func))`,
     WASI, 'IMPORT_TYPE_WRONG')

@@ -2,22 +2,27 @@
 //
 // A pCPU is a worker thread, bound to a processor where the kernel lets it; one more thread keeps the time. A cell is
 // placed when it starts and stays (its stack and instance can't leave their isolate), so fairness over all pCPUs is
-// made by placement (sched/placement.ts), and a pool's terms are split over the pCPUs on which it has cells, anew each
-// time the figures are read. Elsewhere: the thread of a pCPU (pcpu_worker.ts), the policy (sched).
+// made by placement (sched/placement.ts), and a pool's terms are split over the pCPUs on which it has cells (pools.ts),
+// anew each time the figures are read. A stack of ten thousand cells takes one more as fast as an empty one does: what
+// placement needs of those that are there is kept as sums. Elsewhere: the thread of a pCPU (pcpu_worker.ts), the
+// policy (sched).
 
 import { availableParallelism } from 'node:os'
-import { SHARE_ENV, Worker } from 'node:worker_threads'
+import { SHARE_ENV, Worker, type Transferable } from 'node:worker_threads'
 import { CellarError } from '../base/errors.ts'
 import { newStreams } from '../services/console/labelled.ts'
 import type { Terms } from '../sched/node.ts'
 import {
-  entitlements, place, RESERVABLE, refusal, splitPool, type Guest, type Pcpu, type Refusal, type Wish,
+  entitlements, place, RESERVABLE, refusal, type Guest, type Pcpu, type Refusal, type Wish,
 } from '../sched/placement.ts'
 import type { End } from '../wasi/p1/context.ts'
 import { announce, newBell } from './alarm.ts'
 import type { Outcome, Usage } from './cell.ts'
+import type { Executable } from './executable.ts'
 import { newControl } from './pcpu.ts'
 import type { Command, Figures, PcpuStart, Report, Start } from './pcpu_worker.ts'
+import type { NetCommand, NetReport } from './pcpu_net.ts'
+import { Pools, type Telling } from './pools.ts'
 import type { Timer } from './timer_worker.ts'
 
 /** A stack of cells. */
@@ -26,6 +31,18 @@ export type StackOptions = {
   readonly pcpus?: number | undefined
   readonly quantumNs: number
   readonly pools?: ReadonlyMap<string, Terms>
+  readonly on?: StackEvents
+}
+
+/** What the owner of a stack may want to hear, beside how its cells end. Cells by the ids that `start` gave. */
+export type StackEvents = {
+  /** A thread is gone: a bug of ours, or no memory was left. All cells are lost. Called once. */
+  failed?(error: unknown): void
+  /** Of cells with a remote console: a piece of output (`channel`: 1 stdout, 2 stderr), input that was read. */
+  output?(id: number, channel: number, bytes: Uint8Array): void
+  taken?(id: number, count: number): void
+  /** What a pCPU says to the switchboard. Left out, cells have no networks. */
+  net?(pcpu: number, report: NetReport): void
 }
 
 /** A cell of a stack. */
@@ -39,12 +56,16 @@ const ANSWER_MS_MAX = 1000
 
 type Thread = {
   readonly worker: Worker; readonly control: Int32Array
+  /** Of the cells on it: how many, and the sums of their shares and reservations. */
+  cells: number; shares: number; reservation: number
+  /** Executables that it has, by the numbers that it knows them by. */
+  readonly executables: Set<number>
   /** Who waits for its figures, in the order of asking. */
   readonly askers: ((figures: readonly Figures[]) => void)[]
-  isGone: boolean
 }
 type Resident = {
   readonly id: number; readonly pcpu: number; member: Member; last: Figures | undefined
+  created: (() => void) | undefined
   readonly resolve: (ended: Ended) => void; readonly reject: (error: unknown) => void
 }
 
@@ -53,12 +74,17 @@ export class Stack {
   readonly #threads: Thread[] = []
   readonly #timer: Worker
   readonly #residents = new Map<number, Resident>()
-  readonly #pools: Map<string, Terms>
+  readonly #pools: Pools
+  readonly #executables = new Map<Executable, number>()
+  readonly #on: StackEvents
+  #reservedOutside = 0
   #nextId = 0
+  #isOver = false
 
-  constructor({ pcpus = availableParallelism(), quantumNs, pools = new Map() }: StackOptions) {
+  constructor({ pcpus = availableParallelism(), quantumNs, pools = new Map(), on = {} }: StackOptions) {
     const [bell, streams] = [newBell(), newStreams()]
-    this.#pools = new Map(pools)
+    this.#on = on
+    this.#pools = new Pools(pcpus)
     const controls: SharedArrayBuffer[] = []
     for (let i = 0; i < pcpus; i++) {
       const control = newControl()
@@ -67,21 +93,18 @@ export class Stack {
       // One on each processor, or none at all: two that are bound to one would leave another idle, be they of this
       // process or of another that has no more than one, either.
       const start: PcpuStart = { shared: { control, bell, streams, quantumNs },
-        ...(pcpus === availableParallelism() ? { processor: i } : {}) }
+        ...(pcpus === availableParallelism() ? { processor: i } : {}), net: on.net !== undefined }
       const worker = new Worker(new URL('./pcpu_worker.ts', import.meta.url), { env: SHARE_ENV, workerData: start })
-      const thread: Thread = { worker, control: new Int32Array(buffer), askers: [], isGone: false }
-      worker.on('message', (report: Report) => this.#reported(thread, report))
-      worker.on('error', (error) => {
-        thread.isGone = true
-        for (const answer of thread.askers.splice(0)) answer([])
-        this.#failAll(error)
-      })
+      const thread: Thread = { worker, control: new Int32Array(buffer), askers: [], cells: 0, shares: 0, reservation: 0,
+        executables: new Set() }
+      worker.on('message', (report: Report) => this.#reported(thread, i, report))
+      this.#watch(worker)
       this.#threads.push(thread)
-      for (const [pool, terms] of splitPools(this.#pools, pcpus)) this.#post(i, { pool, terms })
     }
+    for (const [pool, terms] of pools) this.setPool(pool, terms)
     const timer: Timer = { controls, bell }
     this.#timer = new Worker(new URL('./timer_worker.ts', import.meta.url), { workerData: timer })
-    this.#timer.on('error', (error) => this.#failAll(error))
+    this.#watch(this.#timer)
   }
 
   get pcpus(): number {
@@ -93,7 +116,7 @@ export class Stack {
     const pcpus: Pcpu[] = this.#threads.map((_, id) => ({ id, guests: [...this.#residents.values()]
       .filter((one) => one.pcpu === id).map(({ id, member }) => guestOf(String(id), member, 0)) }))
     this.#checkPools(members)
-    const due = entitlements(this.#threads.length, wishes(members, this.#pools))
+    const due = entitlements(this.#threads.length, wishes(members, this.#pools.terms))
     const planned = new Array<number>(members.length)
     const order = members.map((member, i) => ({ i, guest: guestOf(`new ${i}`, member, due.get(String(i)) ?? 0) }))
       .sort((a, b) => b.guest.reservation - a.guest.reservation || b.guest.load - a.guest.load || a.i - b.i)
@@ -110,7 +133,7 @@ export class Stack {
   #checkPools(members: readonly Member[]): void {
     let free = RESERVABLE * this.#threads.length
     for (const { pool, terms } of members) if (pool === undefined) free -= terms.reservation
-    for (const [pool, { reservation }] of this.#pools) {
+    for (const [pool, { reservation }] of this.#pools.terms) {
       if (reservation > 0 && reservation > free) {
         const left = percent(Math.max(0, free))
         throw new CellarError('RESERVATION_REFUSED', [pool, percent(reservation), left, left])
@@ -119,40 +142,117 @@ export class Stack {
     }
   }
 
-  /** Starts a cell on a pCPU (of `plan`): its id, and how it ends. The promise is rejected with a CellarError. */
-  start(member: Member, pcpu: number): { id: number; ended: Promise<Ended> } {
+  /**
+   * The pCPU for one more cell: that with the fewest shares of those that can promise its reservation. For many that
+   * start at once `plan` knows more. Throws CellarError if the reservation can't be kept.
+   */
+  admit(member: Member): number {
+    const { terms, pool } = member
+    if (terms.reservation > 0 && pool === undefined) this.#checkTotal(member)
+    const placed = place(this.#threads.map((thread, id) => ({ id, guests: [sumOf(thread)] })), guestOf('', member, 0))
+    if (!('pcpu' in placed)) throw refusalOf(member, placed)
+    return placed.pcpu
+  }
+
+  // As #checkPools, for one cell outside of pools.
+  #checkTotal(member: Member): void {
+    const free = RESERVABLE * this.#threads.length - this.#reservedOutside
+      - [...this.#pools.terms.values()].reduce((sum, { reservation }) => sum + reservation, 0)
+    const wanted = member.terms.reservation
+    if (wanted > free + EPSILON) {
+      throw refusalOf(member, { wanted, largestFree: Math.max(0, free), totalFree: Math.max(0, free) })
+    }
+  }
+
+  /**
+   * Starts a cell on a pCPU (of `plan` or `admit`): its id, and how it ends. The promise is rejected with a
+   * CellarError. `created`: called when the cell is there, before anything of the guest runs.
+   */
+  start(member: Member, pcpu: number, created?: () => void): { id: number; ended: Promise<Ended> } {
     const id = this.#nextId++
     const { promise, resolve, reject } = Promise.withResolvers<Ended>()
-    this.#residents.set(id, { id, pcpu, member, last: undefined, resolve, reject })
-    const { name: _, ...start } = member
-    this.#post(pcpu, { start: id, ...start })
+    this.#residents.set(id, { id, pcpu, member, last: undefined, created, resolve, reject })
+    this.#count(pcpu, member, 1)
+    const { name: _, executable, ...start } = member
+    this.#post(pcpu, { start: id, ...start, executable: this.#numberOf(executable, pcpu) })
     return { id, ended: promise }
+  }
+
+  // Posted once to each pCPU: beside many cells its copy takes as long as starting a tenth of one.
+  #numberOf(executable: Executable, pcpu: number): number {
+    let number = this.#executables.get(executable)
+    if (number === undefined) this.#executables.set(executable, number = this.#nextId++)
+    const { executables } = this.#threads[pcpu]!
+    if (!executables.has(number)) {
+      executables.add(number)
+      this.#post(pcpu, { executable: number, is: executable })
+    }
+    return number
+  }
+
+  /** No more cells of this executable will be started, or it is posted anew. */
+  forget(executable: Executable): void {
+    const number = this.#executables.get(executable)
+    if (number === undefined) return
+    this.#executables.delete(executable)
+    this.#threads.forEach(({ executables }, pcpu) => {
+      if (executables.delete(number)) this.#post(pcpu, { executable: number, is: undefined })
+    })
+  }
+
+  #count(pcpu: number, { terms, pool }: Member, count: 1 | -1): void {
+    const thread = this.#threads[pcpu]!
+    thread.cells += count
+    thread.shares = thread.cells === 0 ? 0 : thread.shares + count * terms.shares
+    // Sums of parts such as 0.1 are off by their last bits: with nobody there, there is nothing.
+    thread.reservation = thread.cells === 0 ? 0 : Math.max(0, thread.reservation + count * terms.reservation)
+    if (pool !== undefined) this.#pools.count(pool, pcpu, terms, count)
+    else this.#reservedOutside = this.#residents.size === 0 ? 0 : this.#reservedOutside + count * terms.reservation
   }
 
   /** Gives cells, by id, other terms while they run. Throws CellarError, and changes nothing, as `plan` does. */
   setTerms(changes: ReadonlyMap<number, Terms>): void {
-    const all = [...this.#residents.values()].map((one) =>
-      ({ ...one, member: { ...one.member, terms: changes.get(one.id) ?? one.member.terms } }))
-    for (const { id, pcpu, member } of all) {
-      const guests = all.filter((one) => one.pcpu === pcpu && one.id !== id)
-        .map((one) => guestOf(String(one.id), one.member, 0))
-      const refused = refusal([{ id: pcpu, guests }], member.terms.reservation)
-      if (refused !== undefined && changes.has(id)) throw refusalOf(member, refused)
-    }
-    for (const [id, terms] of changes) {
+    const changed = [...changes].flatMap(([id, terms]) => {
       const resident = this.#residents.get(id)
-      if (resident === undefined) continue
+      return resident === undefined ? [] : [{ resident, terms }]
+    })
+    const sums = this.#threads.map(({ reservation }) => reservation)
+    for (const { resident: { pcpu, member }, terms } of changed) {
+      sums[pcpu]! += terms.reservation - member.terms.reservation
+    }
+    for (const { resident: { pcpu, member }, terms } of changed) {
+      const others = { id: '', load: 0, reservation: sums[pcpu]! - terms.reservation, movable: false }
+      const refused = refusal([{ id: pcpu, guests: [others] }], terms.reservation)
+      if (refused !== undefined) throw refusalOf(member, refused)
+    }
+    for (const { resident, terms } of changed) {
+      this.#count(resident.pcpu, resident.member, -1)
       resident.member = { ...resident.member, terms }
-      this.#post(resident.pcpu, { id, terms })
+      this.#count(resident.pcpu, resident.member, 1)
+      this.#post(resident.pcpu, { id: resident.id, terms })
     }
   }
 
-  /** Gives a pool other terms, split over the pCPUs at the next reading of figures. */
+  /** Gives a pool other terms, or makes a new one. They are split over the pCPUs at the next reading of figures. */
   setPool(pool: string, terms: Terms): void {
-    this.#pools.set(pool, terms)
-    for (const [name, part] of splitPools(new Map([[pool, terms]]), this.#threads.length)) {
-      this.#threads.forEach((_, i) => this.#post(i, { pool: name, terms: part }))
-    }
+    this.#tell(this.#pools.set(pool, terms))
+  }
+
+  /** True if there is such a pool. */
+  hasPool(pool: string): boolean {
+    return this.#pools.terms.has(pool)
+  }
+
+  /** True while pools must be split again and again, by what their cells want. */
+  get mustSplit(): boolean {
+    return this.#pools.isBounded
+  }
+
+  /** Splits the pools anew by what their cells want. False if that needn't be done often: no pool wants anything. */
+  async split(): Promise<boolean> {
+    if (this.#pools.isBounded) await Promise.all(this.#threads.map((thread, i) => this.#ask(thread, i, 'pools')))
+    this.#tell(this.#pools.split())
+    return this.#pools.isBounded && !this.#pools.isIdle
   }
 
   /** Ends a cell from outside. */
@@ -169,64 +269,98 @@ export class Stack {
     const found = new Map<number, Figures & { readonly pcpu: number }>()
     for (const { id, pcpu, last } of this.#residents.values()) if (last !== undefined) found.set(id, { ...last, pcpu })
     await Promise.all(this.#threads.map(async (thread, pcpu) => {
-      for (const one of await this.#ask(thread, pcpu)) found.set(one.id, { ...one, pcpu })
+      for (const one of await this.#ask(thread, pcpu, 'all')) found.set(one.id, { ...one, pcpu })
     }))
-    this.#resplit(found)
+    for (const [id, figures] of found) {
+      const resident = this.#residents.get(id)
+      if (resident !== undefined) resident.last = figures
+    }
+    this.#tell(this.#pools.split())
     return found
+  }
+
+  /** Of a remote console: the owner is done with pieces of output that cost `bytes`, OUTPUT_PIECE_BYTES included. */
+  credit(id: number, channel: number, bytes: number): void {
+    this.#postTo(id, { credit: id, channel, bytes })
+  }
+
+  /** Gives a cell with a remote console input, which is handed over, or the end of it (null). */
+  input(id: number, bytes: Uint8Array<ArrayBuffer> | null): void {
+    this.#postTo(id, { input: id, bytes }, bytes === null ? undefined : [bytes.buffer])
+  }
+
+  /** Nobody reads a remote console any more: who writes to it is ended by SIGPIPE. */
+  hangUp(id: number): void {
+    this.#postTo(id, { hangUp: id })
   }
 
   /** Ends all threads. Cells that still run are gone. */
   async close(): Promise<void> {
+    this.#isOver = true
     await Promise.all([this.#timer, ...this.#threads.map(({ worker }) => worker)].map((worker) => worker.terminate()))
   }
 
-  async #ask(thread: Thread, pcpu: number): Promise<readonly Figures[]> {
-    if (thread.isGone) return []
+  async #ask(thread: Thread, pcpu: number, report: 'all' | 'pools'): Promise<readonly Figures[]> {
+    if (this.#isOver) return []
     const { promise, resolve } = Promise.withResolvers<readonly Figures[]>()
     thread.askers.push(resolve)
-    this.#post(pcpu, { report: true })
+    this.#post(pcpu, { report })
     const late = setTimeout(resolve, ANSWER_MS_MAX, [])
     const figures = await promise
     clearTimeout(late)
     return figures
   }
 
-  #resplit(found: ReadonlyMap<number, Figures>): void {
-    for (const [pool, terms] of this.#pools) {
-      const parts = this.#threads.map((_, pcpu) => {
-        const here = [...this.#residents.values()].filter((one) => one.pcpu === pcpu && one.member.pool === pool)
-        const demand = here.reduce((sum, { id, last }) => sum + demandOf(last, found.get(id)), 0)
-        return {
-          shares: here.reduce((sum, { member }) => sum + member.terms.shares, 0), demand: Math.min(1, demand),
-          reservation: here.reduce((sum, { member }) => sum + member.terms.reservation, 0),
-        }
-      })
-      splitPool(terms, parts).forEach((part, pcpu) => this.#post(pcpu, { pool, terms: part }))
-    }
-    for (const [id, figures] of found) {
-      const resident = this.#residents.get(id)
-      if (resident !== undefined) resident.last = figures
-    }
+  #tell(tellings: readonly Telling[]): void {
+    for (const { pcpu, pool, terms } of tellings) this.#post(pcpu, { pool, terms })
   }
 
-  #post(pcpu: number, command: Command): void {
+  #postTo(id: number, command: Command, transfer?: Transferable[]): void {
+    const resident = this.#residents.get(id)
+    if (resident !== undefined) this.#post(resident.pcpu, command, transfer)
+  }
+
+  /** Says something of networks to a pCPU. */
+  postNet(pcpu: number, command: NetCommand, transfer?: Transferable[]): void {
+    this.#post(pcpu, command, transfer)
+  }
+
+  #post(pcpu: number, command: Command, transfer?: Transferable[]): void {
     const { worker, control } = this.#threads[pcpu]!
-    worker.postMessage(command)
+    worker.postMessage(command, transfer)
     announce(control)
   }
 
-  #reported(thread: Thread, report: Report): void {
-    if ('busyNs' in report) return thread.askers.shift()?.(report.figures)
+  #reported(thread: Thread, pcpu: number, report: Report): void {
+    if ('output' in report) return this.#on.output?.(report.output, report.channel, report.bytes)
+    if ('taken' in report) return this.#on.taken?.(report.taken, report.count)
+    if ('net' in report) return this.#on.net?.(pcpu, report)
+    if ('busyNs' in report) {
+      this.#pools.see(pcpu, report.pools)
+      return thread.askers.shift()?.(report.figures)
+    }
     const resident = this.#residents.get(report.id)
-    if (resident === undefined || 'created' in report) return
+    if (resident === undefined) return
+    if ('created' in report) return resident.created?.()
     this.#residents.delete(report.id)
+    this.#count(pcpu, resident.member, -1)
     if ('failed' in report) resident.reject(new CellarError(report.failed.code, report.failed.values as never))
     else resident.resolve({ outcome: report.ended, usage: report.usage, figures: report.figures! })
   }
 
-  #failAll(error: unknown): void {
+  // A thread of ours ends by `close` alone.
+  #watch(worker: Worker): void {
+    worker.on('error', (error) => this.#fail(error))
+    worker.on('exit', (code) => this.#fail(new Error(`a thread of the stack has ended with status ${code}`)))
+  }
+
+  #fail(error: unknown): void {
+    if (this.#isOver) return
+    this.#isOver = true
+    for (const { askers } of this.#threads) for (const answer of askers.splice(0)) answer([])
     for (const { reject } of this.#residents.values()) reject(error)
     this.#residents.clear()
+    this.#on.failed?.(error)
   }
 }
 
@@ -250,22 +384,14 @@ function refusalOf({ name }: Member, { wanted, largestFree, totalFree }: Refusal
   return new CellarError('RESERVATION_REFUSED', [name, percent(wanted), percent(largestFree), percent(totalFree)])
 }
 
+/** All cells of a pCPU as if they were one guest. */
+function sumOf({ shares, reservation }: Thread): Guest {
+  return { id: '', load: shares, reservation, movable: false }
+}
+
+/** Sums of reservations such as 0.1 are off by their last bits. */
+const EPSILON = 1e-9
+
 function guestOf(id: string, { terms }: Member, load: number): Guest {
   return { id, load, reservation: terms.reservation, movable: false }
-}
-
-/** Before anything is known of their cells each pCPU gets an equal part of a pool's terms. */
-function splitPools(pools: ReadonlyMap<string, Terms>, count: number): [string, Terms][] {
-  return [...pools].map(([name, terms]) => {
-    const equal = Array.from({ length: count }, () => ({ shares: 1, demand: 1, reservation: 0 }))
-    return [name, splitPool(terms, equal)[0]!] as const as [string, Terms]
-  })
-}
-
-// pCPUs that a cell wanted between two readings.
-function demandOf(before: Figures | undefined, now: Figures | undefined): number {
-  if (now === undefined) return 1
-  const wanted = (figures: Figures): number => figures.runningNs + figures.runnableNs + figures.throttledNs
-  const age = now.ageNs - (before?.ageNs ?? 0)
-  return age <= 0 ? 1 : (wanted(now) - (before === undefined ? 0 : wanted(before))) / age
 }

@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { CellarError } from '../base/errors.ts'
 import { DEFAULT_TERMS, type Terms } from '../sched/node.ts'
 import { HYPERCALL_NAMES } from './hypercalls.ts'
+import { Pools } from './pools.ts'
 import { loadPreemptible } from './preemptible.ts'
 import { Stack, wishes, type Ended, type Member, type StackOptions } from './stack.ts'
 
@@ -186,6 +187,83 @@ test('a reservation that no pCPU can keep is refused with the figures', { timeou
     change([ids[0]!, 0.5])
     assert.equal(stack.plan([reserves('c', 0.4)]).length, 1)
   })
+})
+
+test('Stack.admit spreads cells that come one by one, and keeps what was promised', { timeout: 60_000 }, async () => {
+  await withStack({ pcpus: 2, pools: new Map([['p', terms({ reservation: 0.3, limit: 1 })]]) }, async (stack) => {
+    const begin = (one: Member): { id: number; ended: Promise<Ended>; pcpu: number } => {
+      const pcpu = stack.admit(one)
+      const started = { ...stack.start(one, pcpu), pcpu }
+      started.ended.catch(() => {})
+      return started
+    }
+    const nap = (more: Partial<Terms>, pool?: string): Member =>
+      member('nap', ['sleep', '3600000'], { terms: terms(more), pool })
+    const refused = (message: RegExp) => (error: unknown): boolean =>
+      error instanceof CellarError && error.code === 'RESERVATION_REFUSED' && message.test(error.message)
+    const [heavy, ...light] = [begin(nap({ shares: 300 })), begin(nap({})), begin(nap({})), begin(nap({}))]
+    assert.ok(light.every(({ pcpu }) => pcpu !== heavy!.pcpu))
+    const [a, b] = [begin(nap({ reservation: 0.8 })), begin(nap({ reservation: 0.5 }))]
+    assert.notEqual(a!.pcpu, b!.pcpu)
+    // One pCPU has 0.45 left, but 0.3 of what is left is the pool's.
+    assert.throws(() => stack.admit(nap({ reservation: 0.4 })), refused(/30 %/))
+    assert.throws(() => stack.admit(nap({ reservation: 0.46 }, 'p')), refused(/45 %/))
+    assert.equal(stack.admit(nap({ reservation: 0.3 }, 'p')), b!.pcpu)
+    stack.stop(a!.id, KILL)
+    await a!.ended
+    assert.equal(stack.admit(nap({ reservation: 0.9 })), a!.pcpu)
+    stack.setTerms(new Map([[b!.id, terms({ reservation: 0.1 })]]))
+    assert.equal(stack.admit(nap({ reservation: 0.9 })), a!.pcpu)
+    assert.equal(stack.admit(nap({})), a!.pcpu, 'it has fewer shares')
+  })
+})
+
+test('an executable that many cells have is forgotten and posted again', { timeout: 60_000 }, async () => {
+  await withStack({}, async (stack, start) => {
+    const one = member('a', ['exit', 'now', '4'])
+    for (let i = 0; i < 3; i++) {
+      const { ended } = start(one, one)
+      for (const end of ended) assert.deepEqual((await end).outcome, { kind: 'exit', code: 4 })
+      stack.forget(one.executable)
+    }
+  })
+})
+
+test('a stack whose thread is gone says so once, with a remote console as with none', { timeout: 60_000 }, async () => {
+  const failures: unknown[] = []
+  const said: string[] = []
+  const on = { failed: (error: unknown) => { failures.push(error) },
+    output: (_: number, channel: number, bytes: Uint8Array) => { said.push(`${channel} ${Buffer.from(bytes)}`) } }
+  await withStack({ pcpus: 2, on }, async (_, start) => {
+    const { ended } = start(member('a', ['hello'], { remote: { stdin: false }, label: undefined }))
+    await ended[0]
+    assert.deepEqual(said, ['1 Hello from a cell\n'])
+    await assert.rejects(start(member('bad', ['hello'], { grants: undefined as never })).ended[0]!, TypeError)
+    assert.equal(failures.length, 1)
+  })
+  assert.equal(failures.length, 1, 'a stack that is closed has no failures')
+})
+
+test('Pools tells parts anew when they have changed, by what is wanted', () => {
+  const pools = new Pools(2)
+  const told = pools.set('p', terms({ limit: 1 }))
+  assert.deepEqual(told.map(({ terms: { limit } }) => limit), [0.5, 0.5])
+  assert.equal(pools.isBounded, false)
+  pools.count('p', 0, terms({ shares: 300 }), 1)
+  pools.count('p', 1, terms({ shares: 100 }), 1)
+  assert.equal(pools.isBounded, true)
+  assert.deepEqual(pools.split().map(({ terms: { shares } }) => shares), [75, 25])
+  assert.deepEqual(pools.split(), [], 'nothing has changed')
+  pools.see(0, [{ pool: 'p', ageNs: 1000, wantedNs: 900 }])
+  pools.see(1, [{ pool: 'p', ageNs: 1000, wantedNs: 0 }])
+  const [busy, idle] = pools.split().map(({ terms: { limit } }) => limit)
+  assert.ok(busy! > 0.8 && busy! + idle! <= 1.001)
+  assert.equal(pools.isIdle, false)
+  pools.see(0, [{ pool: 'p', ageNs: 2000, wantedNs: 900 }])
+  assert.equal(pools.isIdle, true)
+  pools.count('p', 0, terms({ shares: 300 }), -1)
+  pools.count('p', 1, terms({ shares: 100 }), -1)
+  assert.equal(pools.isBounded, false)
 })
 
 test('a pool has no more than its limit on all pCPUs together, and more when it is given more', { timeout: 60_000 },

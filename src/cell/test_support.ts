@@ -8,7 +8,7 @@ import { Worker } from 'node:worker_threads'
 import wabt from 'wabt'
 import { nullConsole } from '../services/console/console.ts'
 import { Descriptors, type Entry } from '../wasi/p1/descriptors.ts'
-import type { HypercallName } from '../wasi/p1/table.ts'
+import { HYPERCALLS, type HypercallName } from '../wasi/cellar/table.ts'
 import { decodeModule } from '../wasm/decode.ts'
 import { Alarm, newBell } from './alarm.ts'
 import type { Cell } from './cell.ts'
@@ -62,7 +62,7 @@ export function cellOf(pcpu: Pcpu, executable: Executable, fixture: Fixture = {}
 /** The text of an import of a hypercall, named as it is. */
 export function importOf(name: HypercallName, params: string, result = '(result i32)'): string {
   const list = params === '' ? '' : `(param ${params})`
-  return `(import "wasi_snapshot_preview1" "${name}" (func $${name} ${list} ${result}))`
+  return `(import "${HYPERCALLS[name].module}" "${name}" (func $${name} ${list} ${result}))`
 }
 
 /** Runs `body` with this thread as a pCPU whose cells share it by quanta. */

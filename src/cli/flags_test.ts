@@ -92,6 +92,14 @@ test('parseFlags goes by the table that it is given', () => {
   assert.throws(() => parseFlags(['--dir', 'x'], INSPECT_FLAGS), /--dir as no such flag exists$/)
 })
 
+test('parseFlags takes flags after words where they may be anywhere, up to --', () => {
+  const anywhere = (line: string) => parseFlags(line.split(' '), INSPECT_FLAGS, true)
+  assert.deepEqual(anywhere('a -o json b'), { flags: { output: ['json'] }, rest: ['a', 'b'] })
+  assert.deepEqual(anywhere('a -- -o b'), { flags: {}, rest: ['a', '-o', 'b'] })
+  assert.deepEqual(anywhere('a - b'), { flags: {}, rest: ['a', '-', 'b'] })
+  assert.throws(() => anywhere('a --outptu=json'), /did you mean --output\?$/)
+})
+
 for (const [command, table] of Object.entries({ run: RUN_FLAGS, inspect: INSPECT_FLAGS })) {
   test(`helpOf has a line for each flag of ${command}, in columns`, () => {
     const lines = helpOf(table).split('\n')

@@ -82,6 +82,14 @@ test('an image moves with its sources', () => {
 test('the sources of Cellar can be joined', () => {
   const image = joinModules(join(import.meta.dirname, 'main.ts'), tmpdir())
   assert.match(image, /cli\/run\.ts/)
+  // A foreground run has its modules compiled with the file; what only other commands need is compiled by them.
+  assert.match(image, /= once\(\(\(\) => \{\/\/ cli\/run\.ts: /)
+  assert.match(image, /= once\(\(\) => \{\/\/ cli\/dispatch\.ts: /)
+  assert.match(image, /= once\(\(\) => \{\/\/ cli\/commands\.ts: /)
+  // A host runs from its sources.
+  assert.match(image, /import\(urlOf\("[^"]*cli\/host\.ts"\)\)/)
+  assert.doesNotMatch(image, /\/\/ (?:api|cli)\/(?:server|host)\.ts: /)
+  assert.doesNotMatch(image, /[^\0-\x7f]/)
   assert.doesNotMatch(image, /^(?:import|export) /m)
 })
 

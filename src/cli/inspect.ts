@@ -15,28 +15,12 @@ import { formatFuncType, functionTypes, importsOf, memoriesOf, sectionOf } from 
 import type { Export, ExternKind, Import, Module } from '../wasm/module.ts'
 import { decodeProducers, decodeTargetFeatures } from '../wasm/names.ts'
 import type { Signature } from '../wasi/p1/table.ts'
-import { helpOf, INSPECT_FLAGS, parseFlags } from './flags.ts'
+import { INSPECT_FLAGS, parseFlags } from './flags.ts'
 import { print } from './print.ts'
-
-const HELP = `Show what a program is, what it will ask of the hypervisor, and whether it would run
-
-Usage: cellar inspect [FLAGS] PROGRAM.wasm
-
-Examples:
-  cellar inspect prog.wasm
-  cellar inspect -o json prog.wasm
-
-Flags:
-${helpOf(INSPECT_FLAGS)}
-`
 
 /** `cellar inspect`: the exit status, which is 0 for a program that can't be run, too. Throws CellarError. */
 export function inspect(argv: readonly string[]): number {
   const { flags, rest } = parseFlags(argv, INSPECT_FLAGS)
-  if (flags.help !== undefined) {
-    print(HELP)
-    return 0
-  }
   const format = flags.output?.[0] ?? 'text'
   if (format !== 'text' && format !== 'json') {
     throw new CellarError('FLAG_VALUE_INVALID', ['--output', format, 'text or json'])
@@ -74,7 +58,8 @@ type ModuleReport = {
     minBytes: number; maxBytes: number | null; importedAs: string | null; exportedAs: string[]
     shared: boolean; index64: boolean
   }[]
-  readonly hypercalls: ({ name: string; service: string } & Pick<Signature, 'answers' | 'support' | 'note'>)[]
+  readonly hypercalls: ({ name: string; service: string } &
+    Pick<Signature, 'module' | 'answers' | 'support' | 'note'>)[]
   readonly unknownImports: { module: string; name: string; kind: ExternKind; type: string | null }[]
   readonly exports: { name: string; kind: ExternKind; type: string | null }[]
   readonly customSections: { name: string; sizeBytes: number }[]
@@ -154,7 +139,7 @@ function describeHypercalls(module: Module): ModuleReport['hypercalls'] {
     if (signature !== undefined) found.set(one.name, signature)
   }
   return Object.entries(SERVICES).flatMap(([file, service]) => [...found].filter(([, one]) => one.file === file)
-    .map(([name, { answers, support, note }]) => ({ name, service, answers, support, note })))
+    .map(([name, { module, answers, support, note }]) => ({ name, module, service, answers, support, note })))
 }
 
 function importType(module: Module, one: Import): string | null {
@@ -297,8 +282,8 @@ const KINDS: Record<Report['kind'], string> = {
   component: 'component: WASI 0.2 or later',
 }
 
-// By the file of wasi/p1 that implements a hypercall.
+// By the file that implements a hypercall.
 const SERVICES: Record<Signature['file'], string> = {
   args: 'arguments', proc: 'lifecycle', clock: 'clock', random: 'entropy', poll: 'waiting', fd: 'console, file',
-  filestat: 'file', path: 'file', readdir: 'file', sock: 'net',
+  filestat: 'file', path: 'file', readdir: 'file', sock: 'net', net: 'net',
 }

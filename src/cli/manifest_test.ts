@@ -92,6 +92,13 @@ test('copies may listen on ports of their own, and one copy is a cell as any', (
   assert.deepEqual(listen('copies: 1, listen: ["tcp:127.0.0.1:80"]'), [['a', 'tcp:127.0.0.1:80']])
 })
 
+test('ports of a host are listening sockets in the foreground', () => {
+  const { cells } = stackOf(`cells: { a: { program: a.wasm, listen: ["tcp:127.0.0.1:1"],
+    ports: ["8080:80", "0.0.0.0:81:81", "[::1]:82:80"] } }\n`)
+  assert.deepEqual(cells[0]!.launch.grants.listen,
+    ['tcp:127.0.0.1:1', 'tcp:127.0.0.1:8080', 'tcp:0.0.0.0:81', 'tcp:[::1]:82'])
+})
+
 test('a mistake is told with its line and column', () => {
   const cases: [string, RegExp][] = [
     ['cells: {}\n', /cells: must have a cell at least \(line 1, column 8\)$/],

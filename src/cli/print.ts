@@ -24,6 +24,6 @@ export function print(text: string): void {
 }
 
 /** Tells the operator of an error, and what to do. */
-export function tell({ message, code, hint }: CellarError): void {
+export function tell({ message, code, hint }: Error & { readonly code: string; readonly hint: string }): void {
   process.stderr.write(`cellar: ${message} [${code}]\n  hint: ${hint}\n`)
 }

@@ -15,30 +15,10 @@ import type { Call } from '../cell/library.ts'
 import { loadExecutable } from '../cell/load.ts'
 import { flushed, Pcpu, type Grants } from '../cell/pcpu.ts'
 import { StandardInput, StandardOutput } from '../services/console/stdio.ts'
-import { helpOf, parseFlags, RUN_FLAGS, type Parsed } from './flags.ts'
+import { DETACHED_ONLY, parseFlags, RUN_FLAGS, type Parsed } from './flags.ts'
 import { print } from './print.ts'
 import type { Terms } from '../sched/node.ts'
 import type { StackPlan } from './stack.ts'
-
-const HELP = `Run a WebAssembly program (WASI preview 1) as a cell, in the foreground
-
-Usage: cellar run [FLAGS] PROGRAM.wasm [ARGUMENTS]
-       cellar run [FLAGS] -f MANIFEST [ARGUMENTS]
-       cellar run -f STACK
-
-The program has what its flags grant and nothing else: no folder, no address, no variable.
-
-Examples:
-  cellar run hello.wasm
-  cellar run --dir .:/work:ro prog.wasm /work/input.txt
-  cellar run --listen tcp:127.0.0.1:8080 --memory 64MiB server.wasm
-  cellar run --timeout 5s --stats prog.wasm
-  cellar run --cpu-limit 10% prog.wasm
-  cellar run -f examples/noisy-neighbours.yaml
-
-Flags:
-${helpOf(RUN_FLAGS)}
-`
 
 /** What is to be run, as flags or a manifest say. */
 export type Launch = {
@@ -58,9 +38,13 @@ export async function run(argv: readonly string[]): Promise<number> {
   const parsed = parseFlags(argv, RUN_FLAGS)
   const { flags, rest } = parsed
   if (flags.help !== undefined) {
-    print(HELP)
+    print((await import('./help.ts')).helpFor(['run']))
     return 0
   }
+  if (flags.detach !== undefined) return await (await import('./run_detached.ts')).runDetached(parsed)
+  const hosted = Object.keys(flags).find((name) => DETACHED_ONLY.includes(name))
+  if (hosted !== undefined) throw new CellarError('FLAG_VALUE_INVALID',
+    [`--${hosted}`, flags[hosted as keyof typeof flags]![0]!, 'given with -d: only a guest of a host has it'])
   const timeoutNs = flags.timeout === undefined ? undefined : duration('--timeout', flags.timeout[0]!)
   if (flags.file !== undefined) {
     const { readManifest } = await import('./manifest.ts')

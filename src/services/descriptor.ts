@@ -60,6 +60,8 @@ export interface Descriptor {
   /** Takes the waker back from both. */
   forget?(waker: Waker): void
 
+  /** As close(), of a guest that didn't end by itself: whoever is at the other side must not take it for an end. */
+  abort?(): void
   /** Releases what it holds. Idempotent. Called by the descriptor table when the last number goes. */
   close(): void
 }

@@ -37,6 +37,17 @@ export class Iovecs {
     return true
   }
 
+  /** Keeps the first `bytes` of the ranges, which have no fewer. */
+  cut(bytes: number): void {
+    let left = bytes
+    for (let i = 0; i < this.count; i++) {
+      const used = Math.min(this.lengths[i]!, left)
+      this.lengths[i] = used
+      left -= used
+    }
+    this.total = bytes
+  }
+
   /** The i-th range, shared with the guest. */
   bytes(i: number): Uint8Array {
     const offset = this.offsets[i]!
@@ -57,7 +68,17 @@ export class Iovecs {
   /** A copy of the ranges' bytes, one after another: for a transfer that outlives the hypercall. */
   gather(): Uint8Array<ArrayBuffer> {
     const copy = new Uint8Array(this.total)
-    for (let i = 0, done = 0; i < this.count; done += this.lengths[i]!, i++) copy.set(this.bytes(i), done)
+    this.gatherInto(copy)
     return copy
+  }
+
+  /** Fills `target` with the first of the ranges' bytes, of which there are as many at least. */
+  gatherInto(target: Uint8Array): void {
+    for (let i = 0, done = 0; done < target.length; i++) {
+      const length = Math.min(this.lengths[i]!, target.length - done)
+      const offset = this.offsets[i]!
+      target.set(this.memory!.bytes.subarray(offset, offset + length), done)
+      done += length
+    }
   }
 }

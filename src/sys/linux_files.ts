@@ -8,7 +8,7 @@
 
 import { constants } from 'node:fs'
 import { assert } from '../base/assert.ts'
-import { EFAULT } from '../base/errno.ts'
+import { EFAULT, ENOENT, EPERM } from '../base/errno.ts'
 import { IOVECS_MAX, PATH_BYTES_MAX } from '../base/limits.ts'
 import { Scratch, answer, bind, rawAddress } from './libc.ts'
 import { errnoFromLinux } from './errno_linux.ts'
@@ -18,6 +18,8 @@ export const { O_RDONLY, O_WRONLY, O_RDWR, O_CREAT, O_EXCL, O_TRUNC, O_APPEND, O
 export const { O_NOCTTY, O_DIRECTORY, O_NOFOLLOW } = constants
 export const O_CLOEXEC = 0o2000000
 export const O_PATH = 0o10000000
+/** A file without a name in the folder opened; linkFd may give it one. */
+export const O_TMPFILE = 0o20000000 | O_DIRECTORY
 
 export const RESOLVE_NO_MAGICLINKS = 0x02
 export const RESOLVE_BENEATH = 0x08
@@ -26,6 +28,7 @@ export const RESOLVE_BENEATH = 0x08
 export const AT_FDCWD = -100
 export const AT_SYMLINK_NOFOLLOW = 0x100
 export const AT_REMOVEDIR = 0x200
+const AT_SYMLINK_FOLLOW = 0x400
 export const AT_EMPTY_PATH = 0x1000
 
 /** Flag of preadv2: answer -EAGAIN rather than wait for the disk. */
@@ -41,6 +44,12 @@ const SYS_openat2 = 437n
 const SYS_cachestat = 451n
 const SYS_getdents64 = process.arch === 'x64' ? 217n : 61n
 const F_SETFL = 4
+const F_SETSIG = 10
+const F_SETLEASE = 1024
+const F_WRLCK = 1
+const F_UNLCK = 2
+const SIGURG = 23
+const FICLONE = 0x40049409n
 const STATX_BASIC_STATS = 0x7ff
 
 const native = bind({
@@ -55,6 +64,9 @@ const native = bind({
   fallocate: { arguments: ['int32', 'int32', 'int64', 'int64'], return: 'int32' },
   posix_fadvise: { arguments: ['int32', 'int64', 'int64', 'int32'], return: 'int32' },
   fcntl: { arguments: ['int32', 'int32', 'int32'], return: 'int32' },
+  ioctl: { arguments: ['int32', 'uint64', 'int64'], return: 'int32' },
+  fchmod: { arguments: ['int32', 'uint32'], return: 'int32' },
+  fchownat: { arguments: ['int32', 'pointer', 'uint32', 'uint32', 'int32'], return: 'int32' },
   statx: { arguments: ['int32', 'pointer', 'int32', 'uint32', 'pointer'], return: 'int32' },
   mkdirat: { arguments: ['int32', 'pointer', 'uint32'], return: 'int32' },
   unlinkat: { arguments: ['int32', 'pointer', 'int32'], return: 'int32' },
@@ -228,6 +240,32 @@ export function setStatusFlags(fd: number, flags: number): number {
   return answer(native.fcntl(fd, F_SETFL, flags))
 }
 
+/**
+ * True if `fd` is the only open descriptor of its file, in any process: a lease is granted only then. It is given back
+ * at once. Who opens the file at that moment waits, and we are told by SIGURG, which nobody minds.
+ */
+export function isOpenOnlyHere(fd: number): boolean {
+  native.fcntl(fd, F_SETSIG, SIGURG)
+  if (native.fcntl(fd, F_SETLEASE, F_WRLCK) < 0) return false
+  native.fcntl(fd, F_SETLEASE, F_UNLCK)
+  return true
+}
+
+/** ioctl FICLONE: `to` gets the content of `from` and shares its blocks. Most file systems can't: a negated errno. */
+export function reflink(to: number, from: number): number {
+  return answer(native.ioctl(to, FICLONE, BigInt(from)))
+}
+
+export function fchmod(fd: number, mode: number): number {
+  return answer(native.fchmod(fd, mode))
+}
+
+/** fchownat(2): user and group both become `uid`. */
+export function chown(dirfd: number, path: Uint8Array, uid: number, flags: number): number {
+  put(PATH_A, path)
+  return answer(native.fchownat(dirfd, places().a, uid, uid, flags))
+}
+
 /** statx(2); the answer is read with `statxMode` and `statxResult` until the next call. */
 export function statx(dirfd: number, path: Uint8Array, flags: number): number {
   put(PATH_A, path)
@@ -241,6 +279,8 @@ export const S_IFLNK = 0o120000
 export const S_IFCHR = 0o020000
 export const S_IFBLK = 0o060000
 export const S_IFSOCK = 0o140000
+/** The sticky bit: on a regular file the kernel gives it no meaning. */
+export const S_ISVTX = 0o1000
 
 /** stx_mode of the last statx: S_IF* and permissions. */
 export function statxMode(): number {
@@ -250,6 +290,20 @@ export function statxMode(): number {
 /** stx_size of the last statx. */
 export function statxSize(): number {
   return Number(scratch.view.getBigUint64(STATX + 40, true))
+}
+
+/** stx_nlink of the last statx. */
+export function statxLinks(): number {
+  return scratch.view.getUint32(STATX + 16, true)
+}
+
+/** Which inode the last statx was about: its number's halves and its device's, to `out`, four of them. */
+export function statxIdentity(out: Int32Array): void {
+  const { view } = scratch
+  out[0] = view.getInt32(STATX + 32, true)
+  out[1] = view.getInt32(STATX + 36, true)
+  out[2] = view.getInt32(STATX + 136, true)
+  out[3] = view.getInt32(STATX + 140, true)
 }
 
 /** The last statx. Times in nanoseconds since 1970; earlier ones are 0, since WASI's are unsigned. */
@@ -290,6 +344,18 @@ export function linkat(from: number, fromPath: Uint8Array, to: number, toPath: U
   put(PATH_A, fromPath)
   put(PATH_B, toPath)
   return answer(native.linkat(from, places().a, to, places().b, 0))
+}
+
+/** Gives the open file `fd` the name `path`: a file with a name already, or one of O_TMPFILE. */
+export function linkFd(fd: number, dirfd: number, path: Uint8Array): number {
+  put(PATH_A, new Uint8Array(0))
+  put(PATH_B, path)
+  const { a, b } = places()
+  const direct = answer(native.linkat(fd, a, dirfd, b, AT_EMPTY_PATH))
+  if (direct !== -ENOENT && direct !== -EPERM) return direct
+  // Kernels before 6.10 allow that to root only; all allow it by way of /proc.
+  put(PATH_A, Buffer.from(`/proc/self/fd/${fd}`))
+  return answer(native.linkat(AT_FDCWD, a, dirfd, b, AT_SYMLINK_FOLLOW))
 }
 
 export function symlinkat(target: Uint8Array, dirfd: number, path: Uint8Array): number {

@@ -188,7 +188,7 @@ test('a path outside of the granted folder gets an errno, and the guest goes on'
 })
 
 test('cellar without a command, or with one that does not exist, says how to find help', async () => {
-  for (const args of [[], ['rnu'], ['help', 'rnu'], ['inspect'], ['inspect', 'a', 'b'],
+  for (const args of [[], ['rnu'], ['help', 'rnu'], ['inspect'], ['inspect', 'a.wasm', 'b.wasm'],
     ['inspect', '-o', 'xml', hello]]) {
     const { status, stdout, stderr } = await cellar(args)
     assert.equal(status, 125, args.join(' '))

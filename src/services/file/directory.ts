@@ -4,17 +4,24 @@
 // the last name, then acts on that one name, which the kernel doesn't follow: create, remove, rename, link. A call
 // about a thing opens it with O_PATH and asks the descriptor. So nothing is checked by one lookup and used by another.
 //
+// A volume with a quota is charged for what is created (names.ts, quota.ts), and its files may be shared with clones
+// (shared_file.ts). A call that must copy a large one first answers -EAGAIN, and `takePending` has what to wait for.
+//
 // A folder below a volume is a root of its own: a guest that passes it on passes on nothing above it.
 // A changing call on a read-only volume is answered EROFS, whatever rights the caller thinks it has.
 
-import { EEXIST, EINVAL, ENOENT, ENOTSUP, EPERM, EROFS } from '../../base/errno.ts'
+import { EAGAIN, EEXIST, EINVAL, EIO, EISDIR, ELOOP, ENOENT, ENOTSUP, EPERM, EROFS, EXDEV } from '../../base/errno.ts'
+import { LINKS_MAX } from '../../base/limits.ts'
 import * as sys from '../../sys/linux_files.ts'
 import { FILETYPE_DIRECTORY, FILETYPE_UNKNOWN, type Descriptor, type Stat } from '../descriptor.ts'
 import { filetypeOf, statOf, timesOf, type Times } from './attributes.ts'
 import { File } from './file.ts'
 import { HeldFd } from './held_fd.ts'
+import type { Names } from './names.ts'
 import { SLASH, isDots, refusePath, splitPath, withSlash } from './paths.ts'
+import { Charge, type Quota } from './quota.ts'
 import { openBeneath, type Resolver } from './resolve.ts'
+import { isShared, makePrivate, type Later } from './shared_file.ts'
 
 /** How open() opens. Whether that makes sense is checked: a folder can't be written, a trailing slash can't create. */
 export type OpenHow = {
@@ -26,13 +33,15 @@ export type OpenHow = {
   follow: boolean
   /** Each write is on the disk before it is answered: its data, or everything. */
   sync: 'none' | 'data' | 'all'
+  /** Writing is only a wish: a file that is shared with a clone isn't copied for it, but refused with EPERM. */
+  wish?: boolean
 }
 
 /** Called for each entry of a folder: the cookie after it; false ends the listing. `name` is good until it returns. */
 export type Visit = (next: bigint, ino: bigint, filetype: number, name: Uint8Array) => boolean
 
 /** What all folders of a volume share. */
-export type VolumeModes = { readOnly: boolean; resolver: Resolver }
+export type VolumeModes = { readOnly: boolean; resolver: Resolver; names: Names; quota?: Quota | undefined }
 
 /** An open folder. */
 export class Directory implements Descriptor {
@@ -40,9 +49,13 @@ export class Directory implements Descriptor {
   readonly #fd: number
   readonly #held: HeldFd
   readonly #volume: VolumeModes
+  readonly #charge: Charge | undefined
+  #pending: Later | undefined
+  #isClosed = false
 
-  /** Takes over the host's descriptor `fd`, a folder opened for reading. */
-  constructor(fd: number, volume: VolumeModes) {
+  /** Takes over the host's descriptor `fd`, a folder opened for reading, and `charge`, if it is beneath a quota. */
+  constructor(fd: number, volume: VolumeModes, charge?: Charge) {
+    this.#charge = charge
     this.#fd = fd
     this.#held = new HeldFd(fd)
     this.#volume = volume
@@ -56,12 +69,45 @@ export class Directory implements Descriptor {
     const refused = refusePath(path)
     if (refused !== 0) return -refused
     if (how.directory && how.create) return -EINVAL
-    let flags = openFlags(how)
+    const { quota } = this.#volume
+    if (quota === undefined) return this.#open(path, how, openFlags(how))
+    // What is opened is counted before anybody can remove its last name. It is cut later, under its own lock.
+    quota.lockNames()
+    try {
+      return this.#open(path, how, openFlags({ ...how, write: how.write || how.truncate, truncate: false }))
+    } finally {
+      quota.unlockNames()
+    }
+  }
+
+  /** What the last call that answered -EAGAIN waits for, once. After that the call is to be repeated. */
+  takePending(): Later | undefined {
+    const pending = this.#pending
+    this.#pending = undefined
+    return pending
+  }
+
+  #open(path: Uint8Array, how: OpenHow, asked: number): File | Directory | number {
+    let flags = asked
     if (this.readOnly) {
       if (how.write || how.truncate) return -EROFS
       flags &= ~(sys.O_CREAT | sys.O_EXCL)
     }
-    const fd = this.#beneath(path, flags, 0o666)
+    const follow = how.follow && !how.exclusive
+    let fd = this.#volume.names.open(flags, (reduced) => this.#beneath(path, reduced, 0o666),
+      (act) => splitPath(path).trailing ? -EISDIR : this.#atPlace(path, follow, act))
+    if (fd >= 0 && (how.write || how.truncate) && this.#volume.quota !== undefined && isSharedFd(fd)) {
+      sys.close(fd)
+      if (how.wish === true && !how.truncate) return -EPERM
+      const made = this.#makePrivate(path, how.follow, !how.truncate)
+      if (made < 0) return made
+      fd = this.#beneath(path, flags & ~(sys.O_CREAT | sys.O_EXCL), 0)
+      // Only somebody outside of this process can have put another shared file there.
+      if (fd >= 0 && isSharedFd(fd)) {
+        sys.close(fd)
+        return -EIO
+      }
+    }
     if (this.readOnly && how.create) {
       if (fd === -ENOENT) return -EROFS
       if (fd >= 0 && how.exclusive) {
@@ -75,39 +121,66 @@ export class Directory implements Descriptor {
   #opened(fd: number, how: OpenHow): File | Directory | number {
     const result = sys.statx(fd, NOTHING, sys.AT_EMPTY_PATH)
     const kind = sys.statxMode() & sys.S_IFMT
-    if (result === 0 && kind === sys.S_IFREG) {
-      const { append, write } = how
-      return new File(fd, { readable: how.read || !write, writable: write, append, readOnlyVolume: this.readOnly })
-    }
-    if (result === 0 && kind === sys.S_IFDIR) return new Directory(fd, this.#volume)
+    if (result === 0 && kind === sys.S_IFREG) return this.#openedFile(fd, how)
+    const refused = result < 0 ? result : kind !== sys.S_IFDIR ? -ENOTSUP : how.create ? -EISDIR : 0
+    if (refused === 0) return this.#openedFolder(fd)
     sys.close(fd)
-    return result < 0 ? result : -ENOTSUP
+    return refused
+  }
+
+  // The last statx was about `fd`.
+  #openedFolder(fd: number): Directory | number {
+    const { quota } = this.#volume
+    if (quota === undefined) return new Directory(fd, this.#volume)
+    const slot = quota.open()
+    if (slot >= 0) return new Directory(fd, this.#volume, new Charge(quota, slot))
+    sys.close(fd)
+    return slot
+  }
+
+  // The last statx was about `fd`.
+  #openedFile(fd: number, how: OpenHow): File | number {
+    const { append, write } = how
+    const modes = { readable: how.read || !write, writable: write, append, readOnlyVolume: this.readOnly }
+    const { quota } = this.#volume
+    if (quota === undefined) return new File(fd, modes)
+    const slot = quota.open()
+    if (slot < 0) {
+      sys.close(fd)
+      return slot
+    }
+    const file = new File(fd, { ...modes, charge: new Charge(quota, slot) })
+    if (how.truncate) file.empty()
+    return file
   }
 
   mkdir(path: Uint8Array): number {
-    return this.#change(path, (folder, name) => sys.mkdirat(folder, name, 0o777))
+    return this.#change(path, (folder, name) => this.#volume.names.mkdir(folder, name))
   }
 
   rmdir(path: Uint8Array): number {
-    return this.#change(path, (folder, name) => sys.unlinkat(folder, name, sys.AT_REMOVEDIR))
+    return this.#change(path, (folder, name) => this.#volume.names.remove(folder, name, sys.AT_REMOVEDIR))
   }
 
   /** Removes a name of anything but a folder. */
   unlink(path: Uint8Array): number {
-    return this.#change(path, (folder, name) => sys.unlinkat(folder, name, 0))
+    return this.#change(path, (folder, name) => this.#volume.names.remove(folder, name, 0))
   }
 
   /** Makes a symbolic link at `path` that holds `target`, which must be relative. */
   symlink(target: Uint8Array, path: Uint8Array): number {
     const refused = refusePath(target)
     if (refused !== 0) return -refused
-    return this.#change(path, (folder, name) => sys.symlinkat(target, folder, name))
+    return this.#change(path, (folder, name) => this.#volume.names.symlink(target, folder, name))
   }
 
-  /** Moves `path` to `toPath` beneath `to`, in place of what is there. Both must be of writable volumes. */
+  /**
+   * Moves `path` to `toPath` beneath `to`, in place of what is there. Both must be of writable volumes, and if one has
+   * a quota, of the same: -EXDEV.
+   */
   rename(path: Uint8Array, to: Directory, toPath: Uint8Array): number {
-    return this.#change(path, (folder, name) =>
-      to.#change(toPath, (toFolder, toName) => sys.renameat(folder, name, toFolder, toName)))
+    return this.#change(path, (folder, name) => to.#change(toPath, (toFolder, toName) =>
+      this.#isElsewhere(to) ? -EXDEV : this.#volume.names.rename(folder, name, toFolder, toName)))
   }
 
   /** Gives what is at `path` a second name; a symbolic link itself, if it is one. */
@@ -118,9 +191,14 @@ export class Directory implements Descriptor {
         const stat = this.statAt(path, true)
         return typeof stat === 'number' ? stat : -EPERM
       }
-      return to.#change(toPath, (toFolder, toName) => sys.linkat(folder, name, toFolder, toName))
+      return to.#change(toPath, (toFolder, toName) => {
+        if (this.#isElsewhere(to)) return -EXDEV
+        return this.#wait(this.#volume.names.link(folder, name, toFolder, toName))
+      })
     })
   }
+
+  #isElsewhere(to: Directory): boolean { return this.#volume.quota !== to.#volume.quota }
 
   /** The target of the symbolic link at `path`, good until the next call; or a negated errno (EINVAL: not a link). */
   readlink(path: Uint8Array): Uint8Array | number {
@@ -137,7 +215,50 @@ export class Directory implements Descriptor {
 
   setTimesAt(path: Uint8Array, follow: boolean, times: Times): number {
     if (this.readOnly) return -EROFS
-    return this.#onPath(path, follow, (fd) => timesOf(fd, times))
+    const { quota } = this.#volume
+    if (quota === undefined) return this.#onPath(path, follow, (fd) => timesOf(fd, times))
+    quota.lockNames()
+    try {
+      const isSharedThere = this.#onPath(path, follow, (fd) => isSharedFd(fd) ? 1 : 0)
+      const made = isSharedThere === 1 ? this.#makePrivate(path, follow, true) : isSharedThere
+      return made < 0 ? made : this.#onPath(path, follow, (fd) => timesOf(fd, times))
+    } finally {
+      quota.unlockNames()
+    }
+  }
+
+  // With the names locked: the file at `path` is shared, and then is ours alone. 0, a negated errno, or -EAGAIN.
+  #makePrivate(path: Uint8Array, follow: boolean, keep: boolean): number {
+    return this.#atPlace(path, follow, (folder, name) =>
+      this.#wait(makePrivate(this.#volume.quota!, folder, name, keep)))
+  }
+
+  // Calls `act` with the folder and the name that `path` means, which needn't be there. With `follow` it isn't a link.
+  #atPlace(path: Uint8Array, follow: boolean, act: (folder: number, name: Uint8Array) => number): number {
+    let place = path
+    for (let links = 0; links <= LINKS_MAX; links++) {
+      const { parent, name } = splitPath(place)
+      if (isDots(name)) return -EISDIR
+      const folder = this.#beneath(parent.length === 0 ? DOT : parent, sys.O_PATH | sys.O_DIRECTORY, 0)
+      if (folder < 0) return folder
+      try {
+        const length = follow ? sys.readlinkat(folder, name) : -EINVAL
+        if (length < 0) return act(folder, name)
+        const target = sys.linkTarget(length)
+        place = Buffer.concat([parent, target])
+        const refused = target[0] === SLASH ? EPERM : refusePath(place)
+        if (refused !== 0) return -refused
+      } finally {
+        sys.close(folder)
+      }
+    }
+    return -ELOOP
+  }
+
+  #wait(result: number | Later): number {
+    if (typeof result === 'number') return result
+    this.#pending = result
+    return -EAGAIN
   }
 
   /**
@@ -176,7 +297,12 @@ export class Directory implements Descriptor {
   /** Resolved when the folder's names are on the disk: 0 or a negated errno. */
   sync(dataOnly: boolean): Promise<number> { return this.#held.sync(dataOnly) }
 
-  close(): void { this.#held.close() }
+  close(): void {
+    this.#held.close()
+    if (this.#isClosed) return
+    this.#isClosed = true
+    this.#charge?.close()
+  }
 
   #beneath(path: Uint8Array, flags: number, mode: number): number {
     return openBeneath(this.#volume.resolver, this.#fd, path, flags, mode)
@@ -213,6 +339,10 @@ export class Directory implements Descriptor {
   }
 }
 
+function isSharedFd(fd: number): boolean {
+  return sys.statx(fd, NOTHING, sys.AT_EMPTY_PATH) === 0 && isShared(sys.statxMode())
+}
+
 // O_NONBLOCK and O_NOCTTY: opening must not wait for a FIFO's other end, or take a terminal. On what we then keep,
 // regular files and folders, O_NONBLOCK means nothing to Linux.
 function openFlags(how: OpenHow): number {
@@ -231,4 +361,5 @@ function openFlags(how: OpenHow): number {
 
 const SEEK_SET = 0
 const NOTHING = new Uint8Array(0)
+const DOT = Uint8Array.of(0x2e)
 const entriesView = new DataView(sys.entries.buffer, sys.entries.byteOffset, sys.entries.byteLength)

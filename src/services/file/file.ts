@@ -11,7 +11,7 @@
 // Hot path in read and write: no allocation, no closures, numbers and typed arrays only.
 
 import { read } from 'node:fs'
-import { EAGAIN, EBADF, EINVAL, ENOTSUP, EROFS } from '../../base/errno.ts'
+import { EAGAIN, EBADF, EINVAL, ENOSPC, ENOTSUP, EPERM, EROFS } from '../../base/errno.ts'
 import { TRANSFER_BYTES_MAX } from '../../base/limits.ts'
 import * as sys from '../../sys/linux_files.ts'
 import { FILETYPE_REGULAR_FILE, type Descriptor, type Stat } from '../descriptor.ts'
@@ -19,6 +19,8 @@ import type { Iovecs } from '../iovecs.ts'
 import { WaitQueue, type Waker } from '../wait_queue.ts'
 import { statOf, timesOf, type Times } from './attributes.ts'
 import { HeldFd } from './held_fd.ts'
+import type { Charge } from './quota.ts'
+import { isShared } from './shared_file.ts'
 
 const SEEK_SET = 0
 const SEEK_CUR = 1
@@ -29,7 +31,11 @@ const WINDOW_BYTES = 1024 * 1024
 const PAGE_BYTES = 4096
 
 /** How a file was opened. */
-export type FileModes = { readable: boolean; writable: boolean; append: boolean; readOnlyVolume: boolean }
+export type FileModes = {
+  readable: boolean; writable: boolean; append: boolean; readOnlyVolume: boolean
+  /** Of a volume with a quota. The file closes it. */
+  charge?: Charge
+}
 
 /** An open regular file. Offsets and sizes are numbers below 2^53. */
 export class File implements Descriptor {
@@ -37,6 +43,9 @@ export class File implements Descriptor {
   readonly #fd: number
   readonly #held: HeldFd
   readonly #modes: FileModes
+  readonly #charge: Charge | undefined
+  #append: boolean
+  #isClosed = false
   readonly #waiters = new WaitQueue()
   // False when the file system can't tell whether a read would wait.
   #nowait = true
@@ -55,6 +64,8 @@ export class File implements Descriptor {
     this.#fd = fd
     this.#held = new HeldFd(fd)
     this.#modes = modes
+    this.#charge = modes.charge
+    this.#append = modes.append
   }
 
   read(iovecs: Iovecs): number {
@@ -68,8 +79,7 @@ export class File implements Descriptor {
   // True if the next `length` bytes were in the page cache when last asked. Should they be gone, the read waits: a
   // window is short, and its pages were used just now.
   #isCached(length: number): boolean {
-    if (this.#position < 0) this.#position = sys.lseek(this.#fd, 0, SEEK_CUR)
-    const end = this.#position + length
+    const end = this.#currentPosition() + length
     if (this.#position < this.#from || end > this.#to) this.#lookAhead(length)
     return this.#cached
   }
@@ -85,6 +95,7 @@ export class File implements Descriptor {
 
   write(iovecs: Iovecs): number {
     if (!this.#modes.writable) return -EBADF
+    if (this.#charge !== undefined) return this.#writeCharged(this.#charge, iovecs, -1)
     this.#position = -1
     return sys.writev(this.#fd, iovecs.memory!.bytes, iovecs.offsets, iovecs.lengths, iovecs.count, sys.OFFSET_CURRENT)
   }
@@ -97,7 +108,39 @@ export class File implements Descriptor {
   /** Writes at `offset`; the file's own offset stays. A file opened to append is written at its end, as on Linux. */
   pwrite(iovecs: Iovecs, offset: number): number {
     if (!this.#modes.writable) return -EBADF
+    if (this.#charge !== undefined) return this.#writeCharged(this.#charge, iovecs, offset)
     return sys.writev(this.#fd, iovecs.memory!.bytes, iovecs.offsets, iovecs.lengths, iovecs.count, BigInt(offset))
+  }
+
+  // Writes at `offset`, or where the file's own offset is (-1). What makes the file longer is charged before; what
+  // doesn't fit in the volume isn't written.
+  #writeCharged(charge: Charge, iovecs: Iovecs, offset: number): number {
+    const length = charge.begin()
+    try {
+      const at = this.#append ? length : offset >= 0 ? offset : this.#currentPosition()
+      const end = iovecs.total === 0 ? 0 : at + iovecs.total
+      if (end > length) {
+        const paid = charge.grow(length, end)
+        if (paid <= at) {
+          charge.settle(length)
+          return -ENOSPC
+        }
+        if (paid < end) iovecs.cut(paid - at)
+      }
+      const kernelOffset = offset >= 0 ? BigInt(offset) : sys.OFFSET_CURRENT
+      const { offsets, lengths, count } = iovecs
+      const result = sys.writev(this.#fd, iovecs.memory!.bytes, offsets, lengths, count, kernelOffset)
+      if (end > length && result !== end - at) charge.settle(this.#size())
+      if (offset < 0 && result > 0) this.#position = at + result
+      return result
+    } finally {
+      charge.end()
+    }
+  }
+
+  #currentPosition(): number {
+    if (this.#position < 0) this.#position = sys.lseek(this.#fd, 0, SEEK_CUR)
+    return this.#position
   }
 
   #read(iovecs: Iovecs, offset: bigint): number {
@@ -184,18 +227,43 @@ export class File implements Descriptor {
   setSize(size: number): number {
     if (this.#modes.readOnlyVolume) return -EROFS
     if (!this.#modes.writable) return -EINVAL
-    return sys.ftruncate(this.#fd, size)
+    return this.#resized(size, () => sys.ftruncate(this.#fd, size))
+  }
+
+  /** Cuts it to nothing: what opening it so means. */
+  empty(): void {
+    this.#resized(0, () => sys.ftruncate(this.#fd, 0))
+  }
+
+  // Charges the growth to `end`, all of it, then calls `resize`.
+  #resized(end: number, resize: () => number): number {
+    const charge = this.#charge
+    if (charge === undefined) return resize()
+    const length = charge.begin()
+    try {
+      if (end > length && charge.grow(length, end) < end) {
+        charge.settle(length)
+        return -ENOSPC
+      }
+      const result = resize()
+      charge.settle(this.#size())
+      return result
+    } finally {
+      charge.end()
+    }
   }
 
   /** Makes room for [offset, offset + length), and the file as long as that; it never gets shorter. */
   allocate(offset: number, length: number): number {
     if (this.#modes.readOnlyVolume) return -EROFS
     if (!this.#modes.writable) return -EBADF
-    return sys.fallocate(this.#fd, offset, length)
+    return this.#resized(offset + length, () => sys.fallocate(this.#fd, offset, length))
   }
 
+  /** A file that is shared with a clone, and so is open for reading only, keeps its times: -EPERM. */
   setTimes(times: Times): number {
     if (this.#modes.readOnlyVolume) return -EROFS
+    if (this.#charge !== undefined && this.#size() >= 0 && isShared(sys.statxMode())) return -EPERM
     return timesOf(this.#fd, times)
   }
 
@@ -207,13 +275,20 @@ export class File implements Descriptor {
 
   /** Whether each write goes to the end of the file. */
   setAppend(append: boolean): number {
-    return sys.setStatusFlags(this.#fd, sys.O_NONBLOCK | (append ? sys.O_APPEND : 0))
+    const result = sys.setStatusFlags(this.#fd, sys.O_NONBLOCK | (append ? sys.O_APPEND : 0))
+    if (result === 0) this.#append = append
+    return result
   }
 
   /** Resolved when everything written so far is on the disk: 0 or a negated errno. `dataOnly`: as fdatasync. */
   sync(dataOnly: boolean): Promise<number> { return this.#held.sync(dataOnly) }
 
-  close(): void { this.#held.close() }
+  close(): void {
+    this.#held.close()
+    if (this.#isClosed) return
+    this.#isClosed = true
+    this.#charge?.close()
+  }
 }
 
 const NOTHING = new Uint8Array(0)

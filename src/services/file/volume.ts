@@ -10,23 +10,37 @@ import { PATH_BYTES_MAX } from '../../base/limits.ts'
 import { isSupported } from '../../sys/libc.ts'
 import * as sys from '../../sys/linux_files.ts'
 import { Directory } from './directory.ts'
+import { ChargedNames, PLAIN_NAMES } from './names.ts'
+import { quotaOf } from './quota.ts'
 import { bestResolver, type Resolver } from './resolve.ts'
 
 /** How a folder is granted. `resolver` is for tests; left out, it is the best that this kernel allows. */
-export type VolumeOptions = { readOnly: boolean; resolver?: Resolver }
+export type VolumeOptions = {
+  readOnly: boolean; resolver?: Resolver
+  /** Of openQuota (open_quota.ts): it is bounded, and its files may be shared with clones. */
+  quota?: SharedArrayBuffer | undefined
+}
 
 /** Opens the host's folder `path` as a volume. Throws CellarError VOLUME_*. */
-export function openVolume(path: string, { readOnly, resolver }: VolumeOptions): Directory {
-  if (!isSupported()) throw new CellarError('VOLUME_UNSUPPORTED', [path, whyUnsupported()])
+export function openVolume(path: string, { readOnly, resolver, quota: shared }: VolumeOptions): Directory {
   const fd = openHostFolder(path)
+  const quota = shared === undefined ? undefined : quotaOf(shared)
+  const names = quota === undefined ? PLAIN_NAMES : new ChargedNames(quota)
+  return new Directory(fd, { readOnly, resolver: resolver ?? bestResolver(fd), names, quota })
+}
+
+/** Opens the host's folder `path`: a descriptor, which the caller closes. Throws CellarError VOLUME_*. */
+export function openHostFolder(path: string): number {
+  if (!isSupported()) throw new CellarError('VOLUME_UNSUPPORTED', [path, whyUnsupported()])
+  const fd = openFolder(path)
   if (fd === -ENOENT) throw new CellarError('VOLUME_NOT_FOUND', [path])
   if (fd === -ENOTDIR) throw new CellarError('VOLUME_NOT_A_FOLDER', [path])
   if (fd < 0) throw new CellarError('VOLUME_UNREADABLE', [path, whyUnreadable(-fd)])
-  return new Directory(fd, { readOnly, resolver: resolver ?? bestResolver(fd) })
+  return fd
 }
 
 // Not through node:fs: a worker thread of Node keeps a list of what fs.open gave it, and closes that when it ends.
-function openHostFolder(path: string): number {
+function openFolder(path: string): number {
   const bytes = Buffer.from(path)
   if (bytes.length === 0) return -ENOENT
   if (bytes.includes(0)) return -EINVAL

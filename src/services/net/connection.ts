@@ -3,12 +3,11 @@
 // A node:net socket lives on the event loop of the pCPU's thread; nothing here blocks. Two bounded buffers lie between
 // it and the guest, SOCKET_BUFFER_BYTES_MAX each:
 //
-//   peer → kernel → [Node's stream] → #chunks → recv() → guest   full: we stop reading, the kernel's window closes
+//   peer → kernel → [Node's stream] → #inbox → recv() → guest   full: we stop reading, the kernel's window closes
 //   guest → send() → [socket.writableLength] → kernel → peer       full: -EAGAIN until half of it has left
 //
 // Received bytes are copied once, from the buffer the kernel wrote to into guest memory. Sent bytes are copied once,
-// because they outlive the hypercall. Each buffered piece is charged PIECE_BYTES besides its own length, or a peer that
-// sends byte by byte could make us hold a hundred times the limit in objects.
+// because they outlive the hypercall. Each buffered piece is charged PIECE_BYTES besides its own length (inbox.ts).
 //
 // The two directions end on their own (allowHalfOpen): a guest may answer after the peer's FIN. After a reset, what had
 // arrived can still be read, then recv() says ECONNRESET, and send() EPIPE.
@@ -20,17 +19,16 @@
 //
 // Elsewhere: accepting (listener.ts), flags and numbers (wasi/p1/sock.ts).
 
-import type { Socket } from 'node:net'
+import { Socket } from 'node:net'
 import { EAGAIN, ECONNRESET, ENOTCONN, EPIPE, errnoOf } from '../../base/errno.ts'
 import { SOCKET_BUFFER_BYTES_MAX } from '../../base/limits.ts'
 import { FILETYPE_SOCKET_STREAM } from '../descriptor.ts'
-import type { Descriptor, Stat } from '../descriptor.ts'
+import type { Stat } from '../descriptor.ts'
 import type { Iovecs } from '../iovecs.ts'
 import { WaitQueue } from '../wait_queue.ts'
 import type { Waker } from '../wait_queue.ts'
-
-/** Charged for each buffered piece, for the objects that hold it. */
-const PIECE_BYTES = 256
+import { Inbox, PIECE_BYTES } from './inbox.ts'
+import type { StreamSocket } from './stream_socket.ts'
 
 /** A paused stream of Node still takes its high-water mark and one read, 64 KiB each: part of our limit. */
 const PAUSE_BYTES = SOCKET_BUFFER_BYTES_MAX - 2 * 65_536
@@ -59,15 +57,21 @@ export function flushed(boundMs: number): Promise<void> {
   })
 }
 
+/** A connection on a connected socket of the process, which belongs to it from now on. Throws if it isn't a socket. */
+export function connectionOn(fd: number): Connection {
+  // Node knows pauseOnCreate, its types don't.
+  const options = { fd, readable: true, writable: true, allowHalfOpen: true, pauseOnCreate: true }
+  const socket = new Socket(options)
+  socket.setNoDelay(true)
+  return new Connection(socket)
+}
+
 /** A stream socket that is connected. Given out by Listener.accept(). */
-export class Connection implements Descriptor {
+export class Connection implements StreamSocket {
   readonly filetype = FILETYPE_SOCKET_STREAM
   readonly #socket: Socket
 
-  // Received and unread: `#unread` bytes, in `#chunks`, of the first of which `#consumed` bytes are gone already.
-  readonly #chunks: Buffer[] = []
-  #consumed = 0
-  #unread = 0
+  readonly #inbox = new Inbox()
   #paused = true
   /** No more will come: the peer's FIN, or our shutdown. */
   #readEnded = false
@@ -96,8 +100,7 @@ export class Connection implements Descriptor {
     socket.on('close', () => this.#ended())
   }
 
-  /** Bytes received that the guest has not read. */
-  get unread(): number { return this.#unread }
+  get unread(): number { return this.#inbox.unread }
 
   /** Bytes accepted from the guest that Node has not given to the kernel. */
   get unsent(): number { return this.#socket.writableLength }
@@ -108,39 +111,26 @@ export class Connection implements Descriptor {
     this.#socket.resume()
   }
 
-  /**
-   * Moves received bytes into the ranges, the first `from` bytes of which are left alone: bytes moved, 0 at the end,
-   * -EAGAIN if nothing is there yet, -ECONNRESET after a reset.
-   */
   recv(iovecs: Iovecs, from = 0): number {
     const count = this.peek(iovecs, from)
     if (count <= 0) return count
-    this.#unread -= count
-    let consumed = this.#consumed + count
-    while (this.#chunks.length > 0 && consumed >= this.#chunks[0]!.length) consumed -= this.#chunks.shift()!.length
-    this.#consumed = consumed
-    if (this.#paused && this.#held() <= PAUSE_BYTES / 2) {
+    this.#inbox.drop(count)
+    if (this.#paused && this.#inbox.held <= PAUSE_BYTES / 2) {
       this.#paused = false
       this.#socket.resume()
     }
     return count
   }
 
-  /** As recv(), but the bytes stay to be received again. */
   peek(iovecs: Iovecs, from = 0): number {
     if (iovecs.total <= from) return 0
-    if (this.#unread > 0) return this.#copy(iovecs, from)
+    if (this.#inbox.unread > 0) return this.#inbox.copy(iovecs, from)
     if (this.#readEnded) return 0
     return this.#failure === 0 ? -EAGAIN : -this.#failure
   }
 
-  /** True if waiting brings no more than `unread` bytes: the end is known, or the buffer is full. */
   get complete(): boolean { return this.#readEnded || this.#failure !== 0 || this.#paused }
 
-  /**
-   * Accepts as many of the ranges' bytes as there is room for: the count, which may be short; -EAGAIN if there is no
-   * room; -EPIPE if nobody will receive them.
-   */
   send(iovecs: Iovecs): number {
     if (this.#writeEnded || this.#failure !== 0 || this.#socket.destroyed) return -EPIPE
     if (iovecs.total === 0) return 0
@@ -148,11 +138,7 @@ export class Connection implements Descriptor {
     if (room <= 0) return -EAGAIN
     const size = Math.min(room, iovecs.total)
     const copy = Buffer.allocUnsafe(size)
-    for (let i = 0, done = 0; done < size; i++) {
-      const length = Math.min(iovecs.lengths[i]!, size - done)
-      copy.set(iovecs.memory!.bytes.subarray(iovecs.offsets[i]!, iovecs.offsets[i]! + length), done)
-      done += length
-    }
+    iovecs.gatherInto(copy)
     this.#writes++
     this.#socket.write(copy, this.#written)
     return size
@@ -161,7 +147,6 @@ export class Connection implements Descriptor {
   read(iovecs: Iovecs): number { return this.recv(iovecs) }
   write(iovecs: Iovecs): number { return this.send(iovecs) }
 
-  /** Ends one direction or both: 0, or -ENOTCONN after a reset. What was accepted before is still sent, then a FIN. */
   shutdown(how: { read: boolean; write: boolean }): number {
     if (this.#failure !== 0) return -ENOTCONN
     if (how.write && !this.#writeEnded) {
@@ -177,7 +162,7 @@ export class Connection implements Descriptor {
   }
 
   pollRead(): number {
-    if (this.#unread > 0) return this.#unread
+    if (this.#inbox.unread > 0) return this.#inbox.unread
     return this.#readEnded || this.#failure !== 0 ? 0 : -EAGAIN
   }
 
@@ -187,7 +172,6 @@ export class Connection implements Descriptor {
     return room > 0 ? room : -EAGAIN
   }
 
-  /** True when neither direction works any more. A FIN alone isn't that: the peer may still wait for an answer. */
   hangup(): boolean { return this.#failure !== 0 || (this.#readEnded && this.#writeEnded) }
 
   awaitReadable(waker: Waker): void { this.#readable.add(waker) }
@@ -209,7 +193,7 @@ export class Connection implements Descriptor {
     if (this.#socket.destroyed) return
     closing.add(this)
     // Paused means that the kernel holds unread data, too.
-    if (this.#unread > 0 || this.#paused) this.#lingers = true
+    if (this.#inbox.unread > 0 || this.#paused) this.#lingers = true
     if (this.#lingers || this.#socket.writableLength > 0) this.#destroyIn(CLOSING_MS_MAX)
     this.#writeEnded = true
     this.#drop()
@@ -233,9 +217,8 @@ export class Connection implements Descriptor {
       this.#lingers = true
       return
     }
-    this.#chunks.push(chunk)
-    this.#unread += chunk.length
-    if (!this.#paused && this.#held() >= PAUSE_BYTES) {
+    this.#inbox.push(chunk)
+    if (!this.#paused && this.#inbox.held >= PAUSE_BYTES) {
       this.#paused = true
       this.#socket.pause()
     }
@@ -265,9 +248,7 @@ export class Connection implements Descriptor {
   // From now on what the peer sends is read, so that its FIN or reset is noticed, and dropped.
   #drop(): void {
     this.#dropping = true
-    this.#chunks.length = 0
-    this.#consumed = 0
-    this.#unread = 0
+    this.#inbox.clear()
     if (this.#paused) this.start()
   }
 
@@ -282,36 +263,5 @@ export class Connection implements Descriptor {
     if (this.#writable.waited && this.#room() >= SOCKET_BUFFER_BYTES_MAX / 2) this.#writable.notify()
   }
 
-  #held(): number { return this.#unread + this.#chunks.length * PIECE_BYTES }
-
   #room(): number { return SOCKET_BUFFER_BYTES_MAX - this.#socket.writableLength - this.#writes * PIECE_BYTES }
-
-  // Hot path: numbers only.
-  #copy(iovecs: Iovecs, from: number): number {
-    const target = iovecs.memory!.bytes
-    const chunks = this.#chunks
-    let chunk = 0
-    let at = this.#consumed
-    let skip = from
-    let done = 0
-    for (let i = 0; i < iovecs.count && chunk < chunks.length; i++) {
-      let offset = iovecs.offsets[i]! + skip
-      let length = iovecs.lengths[i]! - skip
-      skip = Math.max(0, -length)
-      while (length > 0 && chunk < chunks.length) {
-        const source = chunks[chunk]!
-        const part = Math.min(length, source.length - at)
-        source.copy(target, offset, at, at + part)
-        offset += part
-        length -= part
-        at += part
-        done += part
-        if (at === source.length) {
-          chunk++
-          at = 0
-        }
-      }
-    }
-    return done
-  }
 }

@@ -7,51 +7,9 @@ import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises'
 import { describe, test, type TestContext } from 'node:test'
 import { EAGAIN, ECONNRESET, ENOTCONN, EPIPE } from '../../base/errno.ts'
 import { SOCKET_BUFFER_BYTES_MAX, TRANSFER_BYTES_MAX } from '../../base/limits.ts'
-import { GuestMemory } from '../guest_memory.ts'
-import { Iovecs } from '../iovecs.ts'
 import { flushed, type Connection } from './connection.ts'
-import { listen, type Listener } from './listener.ts'
-
-const memory = new GuestMemory(new WebAssembly.Memory({ initial: 64 }))
-const LIST = 0
-const DATA = 65_536
-
-/** Ranges of the given lengths, one after another from DATA. */
-function ranges(...lengths: number[]): Iovecs {
-  let at = DATA
-  lengths.forEach((length, i) => {
-    memory.setU32(LIST + 8 * i, at)
-    memory.setU32(LIST + 8 * i + 4, length)
-    at += length
-  })
-  const iovecs = new Iovecs()
-  assert.equal(iovecs.load(memory, LIST, lengths.length), true)
-  return iovecs
-}
-
-function textOf(length: number, from = DATA): string { return Buffer.from(memory.at(from, length)).toString() }
-
-function put(text: string): Iovecs {
-  memory.at(DATA, text.length).set(Buffer.from(text))
-  return ranges(text.length)
-}
-
-function readable(descriptor: Connection | Listener): Promise<void> {
-  return new Promise((resolve) => { descriptor.awaitReadable(resolve) })
-}
-
-function writable(connection: Connection): Promise<void> {
-  return new Promise((resolve) => { connection.awaitWritable(resolve) })
-}
-
-/** The next received bytes as text, at most `length`. */
-async function receive(connection: Connection, length = 1000): Promise<string> {
-  for (;;) {
-    const count = connection.recv(ranges(length))
-    if (count !== -EAGAIN) return count < 0 ? `error ${-count}` : textOf(count)
-    await readable(connection)
-  }
-}
+import { listen } from './listener.ts'
+import { DATA, memory, put, ranges, readable, receive, textOf, writable } from './test_support.ts'
 
 /** Waits for what the event loop brings sooner or later; a test that waits in vain fails by its own assertion. */
 async function until(condition: () => boolean, ms = 5000): Promise<void> {

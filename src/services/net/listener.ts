@@ -7,6 +7,8 @@
 //
 // Several cells may hold one listener; each connection goes to the first that asks.
 //
+// The socket may also be one that another process has opened and handed over (listenOn): a cell process has no network.
+//
 // Elsewhere: what becomes of an accepted connection (connection.ts).
 
 import { createServer, isIPv4, isIPv6 } from 'node:net'
@@ -15,22 +17,35 @@ import { EAGAIN } from '../../base/errno.ts'
 import { CellarError } from '../../base/errors.ts'
 import { LISTEN_BACKLOG_MAX } from '../../base/limits.ts'
 import { FILETYPE_SOCKET_STREAM } from '../descriptor.ts'
-import type { Descriptor, Stat } from '../descriptor.ts'
+import type { Stat } from '../descriptor.ts'
 import { WaitQueue } from '../wait_queue.ts'
 import type { Waker } from '../wait_queue.ts'
 import { Connection } from './connection.ts'
+import type { StreamListener } from './stream_socket.ts'
 
 /** Listens on `spec`, such as 'tcp:127.0.0.1:8080', 'tcp:[::1]:80' or 'tcp:localhost:0' (any free port). */
 export async function listen(spec: string): Promise<Listener> {
   const { host, port } = parseListen(spec)
+  return new Listener(await serverOn({ host, port }, (error) => listenError(host, port, error)))
+}
+
+/** Listens on a TCP socket of the process, which is not the caller's from now on. Throws LISTEN_FAILED. */
+export async function listenOn(fd: number): Promise<Listener> {
+  return new Listener(await serverOn({ fd }, (cause) =>
+    new CellarError('LISTEN_FAILED', [`descriptor ${fd}`, cause.message], { cause })))
+}
+
+async function serverOn(
+  where: { host: string; port: number } | { fd: number }, refusal: (error: NodeJS.ErrnoException) => CellarError,
+): Promise<Server> {
   // noDelay: a guest's send is a message; the guest can gather, and we can't know what it will send next.
   const server = createServer({ allowHalfOpen: true, pauseOnConnect: true, noDelay: true })
   await new Promise<void>((resolve, reject) => {
-    server.once('error', (error: NodeJS.ErrnoException) => reject(listenError(host, port, error)))
-    server.listen({ host, port, backlog: LISTEN_BACKLOG_MAX, exclusive: true }, resolve)
+    server.once('error', (error: NodeJS.ErrnoException) => reject(refusal(error)))
+    server.listen({ ...where, backlog: LISTEN_BACKLOG_MAX, exclusive: true }, resolve)
   })
   server.removeAllListeners('error')
-  return new Listener(server)
+  return server
 }
 
 /** Host and port of 'tcp:HOST:PORT', an IPv6 address in brackets. Throws FLAG_VALUE_INVALID. */
@@ -48,7 +63,7 @@ export function parseListen(spec: string): { host: string; port: number } {
 }
 
 /** A socket that accepts connections. */
-export class Listener implements Descriptor {
+export class Listener implements StreamListener {
   readonly filetype = FILETYPE_SOCKET_STREAM
   /** What it listens on, such as '127.0.0.1:8080' or '[::1]:80'. */
   readonly address: string

@@ -13,6 +13,7 @@ import type { Clock } from '../../services/clock/clock.ts'
 import type { Entropy } from '../../services/entropy/entropy.ts'
 import type { GuestMemory } from '../../services/guest_memory.ts'
 import type { Iovecs } from '../../services/iovecs.ts'
+import type { Dialer } from '../../services/net/dialer.ts'
 import type { Descriptors } from './descriptors.ts'
 import { OwnTurn } from './own_turn.ts'
 
@@ -51,7 +52,7 @@ export interface Turn {
 
 /** What a context is made of. `turn`: its own, unless somebody schedules. */
 export type ContextParts = Pick<Context, 'memory' | 'descriptors' | 'args' | 'env' | 'clock' | 'entropy' | 'iovecs'> & {
-  readonly turn?: Turn | undefined
+  readonly turn?: Turn | undefined; readonly dialer?: Dialer | undefined
 }
 
 /** What a cell gives to its hypercalls. */
@@ -66,9 +67,13 @@ export class Context {
   /** Shared by the cells of a pCPU; valid within one hypercall. */
   readonly iovecs: Iovecs
   readonly turn: Turn
+  /** How the guest reaches others by name; undefined: it is in no network. */
+  readonly dialer: Dialer | undefined
 
   /** Set before STOP is answered. */
   end: End | undefined
+  /** It was ended from outside. */
+  stopped = false
   /** An exception of ours inside a hypercall: a bug, reported when the guest has unwound. */
   bug: unknown
   /** The name of a stub that the guest called. */
@@ -99,6 +104,7 @@ export class Context {
 
   constructor(parts: ContextParts) {
     this.turn = parts.turn ?? new OwnTurn()
+    this.dialer = parts.dialer
     this.memory = parts.memory
     this.descriptors = parts.descriptors
     this.args = parts.args
@@ -158,6 +164,9 @@ export class Context {
     return operation.result
   }
 
+  /** True in a try of a hypercall that has begun an operation whose result wasn't taken yet. */
+  get hasOperation(): boolean { return this.#operation !== undefined }
+
   /** How often the vCPU had to leave the pCPU because its quantum had ended. */
   preemptions = 0
 
@@ -176,6 +185,7 @@ export class Context {
   /** Stops a parked guest from outside: it doesn't go on. */
   stop(end: End): void {
     this.end = end
+    this.stopped = true
     this.#awake = false
     this.wake()
   }

@@ -68,9 +68,12 @@ export class Descriptors {
     return 0
   }
 
-  /** Closes everything: the cell has ended. */
-  closeAll(): void {
-    for (const entry of this.#entries) entry?.descriptor.close()
+  /** Closes everything: the cell has ended, or was `aborted`. */
+  closeAll(aborted = false): void {
+    for (const entry of this.#entries) {
+      if (aborted) entry?.descriptor.abort?.()
+      entry?.descriptor.close()
+    }
     this.#entries.length = 0
     this.#lowestFree = 0
   }

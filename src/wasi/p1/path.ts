@@ -3,16 +3,19 @@
 // A path is relative to a folder's descriptor and never leads out of it; the file service sees to that
 // (services/file/directory.ts). Here: rights, flags and pointers, all checked before anything happens.
 //
+// A file that a volume shares with its clone is copied before it is changed. The three calls that may do so wait for
+// the copy of a large one, and then begin anew.
+//
 // Rights of what path_open opens are those asked for that a file or a folder can have at all. Rights that neither has
 // (those of sockets, unknown bits) are not granted and not an error, since some runtimes ask for everything.
 
 import {
-  EACCES, EBADF, EINVAL, EISDIR, EMFILE, ENOTCAPABLE, ENOTDIR, EPERM, EROFS, ESUCCESS, ETXTBSY,
+  EACCES, EAGAIN, EBADF, EINVAL, EISDIR, EMFILE, ENOTCAPABLE, ENOTDIR, EPERM, EROFS, ESUCCESS, ETXTBSY,
 } from '../../base/errno.ts'
 import { Directory, type OpenHow } from '../../services/file/directory.ts'
 
 import * as abi from './abi.ts'
-import type { Context } from './context.ts'
+import { WAIT, type Context } from './context.ts'
 import { FILESTAT_BYTES, readTimes, writeFilestat } from './filestat.ts'
 
 // Rights that need a file opened for writing. FD_WRITE insists on it. The others come along if it can be had: Go asks
@@ -41,13 +44,15 @@ export function path_open(
   if (((rightsBase | rightsInheriting) & ~descriptors.get(fd)!.rightsInheriting) !== 0) return ENOTCAPABLE
 
   if (descriptors.full) return EMFILE
+  const copied = afterCopy(context)
+  if (copied !== ESUCCESS) return copied
   let opened = folder.open(path, howOf(dirflags, oflags, rightsBase, fdflags))
   if (typeof opened === 'number' && WRITE_REFUSED.has(-opened) && (rightsBase & abi.RIGHTS_FD_WRITE) === 0 &&
     (rightsBase & RIGHTS_WISHING_WRITE) !== 0) {
     rightsBase &= ~RIGHTS_WISHING_WRITE
     opened = folder.open(path, howOf(dirflags, oflags, rightsBase, fdflags))
   }
-  if (typeof opened === 'number') return -opened
+  if (typeof opened === 'number') return orCopy(context, folder, opened)
   rightsBase &= opened instanceof Directory ? abi.RIGHTS_DIRECTORY : abi.RIGHTS_FILE
   const number = descriptors.add({ descriptor: opened, rightsBase, rightsInheriting, flags: fdflags })
   if (number < 0) return -number
@@ -62,6 +67,7 @@ function howOf(dirflags: number, oflags: number, rights: number, fdflags: number
   return {
     read: (rights & (abi.RIGHTS_FD_READ | abi.RIGHTS_FD_READDIR)) !== 0,
     write: (rights & RIGHTS_NEEDING_WRITE) !== 0,
+    wish: (rights & abi.RIGHTS_FD_WRITE) === 0,
     append: (fdflags & abi.FDFLAGS_APPEND) !== 0,
     create: (oflags & abi.OFLAGS_CREAT) !== 0,
     exclusive: (oflags & abi.OFLAGS_EXCL) !== 0,
@@ -112,7 +118,10 @@ export function path_link(
   const to = folderOf(context, newFd, abi.RIGHTS_PATH_LINK_TARGET)
   if (typeof to === 'number') return to
   if (oldFlags !== 0) return EINVAL
-  return 0 - from.link(context.memory.at(oldPointer, oldLength), to, context.memory.at(newPointer, newLength))
+  const oldPath = context.memory.at(oldPointer, oldLength)
+  const newPath = context.memory.at(newPointer, newLength)
+  const copied = afterCopy(context)
+  return copied !== ESUCCESS ? copied : orCopy(context, from, from.link(oldPath, to, newPath))
 }
 
 export function path_symlink(
@@ -165,7 +174,21 @@ export function path_filestat_set_times(
   const times = readTimes(atimLo, atimHi, mtimLo, mtimHi, fstflags)
   if (typeof times === 'number') return times
   if (unknown(flags)) return EINVAL
-  return 0 - folder.setTimesAt(context.memory.at(pointer, length), follows(flags), times)
+  const path = context.memory.at(pointer, length)
+  const copied = afterCopy(context)
+  return copied !== ESUCCESS ? copied : orCopy(context, folder, folder.setTimesAt(path, follows(flags), times))
+}
+
+/** ESUCCESS if no copy is under way or it is done; else WAIT or its errno. */
+function afterCopy(context: Context): number {
+  // An operation that has begun is asked for its result; another isn't started here.
+  return context.hasOperation ? context.awaitOperation(() => Promise.resolve(ESUCCESS)) : ESUCCESS
+}
+
+/** The errno of `result` (0 or a negated errno), or WAIT if it says that something is to be copied first. */
+function orCopy(context: Context, folder: Directory, result: number): number {
+  const copy = result === -EAGAIN ? folder.takePending() : undefined
+  return copy === undefined ? 0 - result : context.awaitOperation(async () => 0 - await copy())
 }
 
 /** The folder of number `fd`, if it has `rights`; else an errno. */

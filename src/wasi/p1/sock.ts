@@ -9,8 +9,7 @@
 import { EAGAIN, EBADF, EINVAL, EMFILE, ENOTCAPABLE, ENOTCONN, ENOTSOCK, ESUCCESS } from '../../base/errno.ts'
 import { FILETYPE_SOCKET_STREAM } from '../../services/descriptor.ts'
 import type { Descriptor } from '../../services/descriptor.ts'
-import type { Connection } from '../../services/net/connection.ts'
-import type { Listener } from '../../services/net/listener.ts'
+import type { StreamListener, StreamSocket } from '../../services/net/stream_socket.ts'
 import {
   FDFLAGS_NONBLOCK, RIFLAGS_RECV_PEEK, RIFLAGS_RECV_WAITALL, RIGHTS_FD_READ, RIGHTS_FD_WRITE, RIGHTS_SOCKET,
   RIGHTS_SOCK_ACCEPT, RIGHTS_SOCK_SHUTDOWN, SDFLAGS_RD, SDFLAGS_WR,
@@ -35,7 +34,7 @@ export function sock_accept(context: Context, fd: number, fdflags: number, out: 
   }
   const number = context.descriptors.add(accepted)
   if (number < 0) return EMFILE
-  accepted.descriptor = listener.accept() as Connection
+  accepted.descriptor = listener.accept() as StreamSocket
   context.memory.setU32(out, number)
   return ESUCCESS
 }
@@ -102,9 +101,9 @@ export function sock_shutdown(context: Context, fd: number, sdflags: number): nu
 
 // RECV_WAITALL: waits until the ranges are full, or nothing more will come. What arrives is moved at once, since the
 // request may be larger than the connection's buffer; how far it got is kept until the hypercall answers.
-const progress = new WeakMap<Connection, number>()
+const progress = new WeakMap<StreamSocket, number>()
 
-function receiveAll(context: Context, connection: Connection, peek: boolean): number {
+function receiveAll(context: Context, connection: StreamSocket, peek: boolean): number {
   const { iovecs } = context
   if (peek) return connection.unread < iovecs.total && !connection.complete ? -EAGAIN : connection.peek(iovecs)
   const before = progress.get(connection) ?? 0
@@ -130,7 +129,7 @@ function refuses(entry: Entry | undefined, rights: number): number {
 }
 
 // By what they can do, not by class: node:net is then loaded for guests only that are granted a socket.
-function isListener(descriptor: Descriptor): descriptor is Listener { return 'accept' in descriptor }
-function isConnection(descriptor: Descriptor): descriptor is Connection { return 'recv' in descriptor }
+function isListener(descriptor: Descriptor): descriptor is StreamListener { return 'accept' in descriptor }
+function isConnection(descriptor: Descriptor): descriptor is StreamSocket { return 'recv' in descriptor }
 
 const NUMBER_TAKEN: Descriptor = { filetype: FILETYPE_SOCKET_STREAM, close: () => {} }

@@ -1,15 +1,18 @@
 // wasi/p1/table.ts: the 46 functions of WASI preview 1 as data.
 //
 // name → signature, the file that implements it, whether it may wait, and how far it is supported. Dispatch
-// (cell/hypercalls.ts), `cellar inspect`, `--trace` and docs/reference/hypercalls.md are read from here.
+// (cell/hypercalls.ts), `cellar inspect`, `--trace` and docs/reference/hypercalls.md are read from here, together with
+// what Cellar adds (wasi/cellar/table.ts).
 // Spec: WebAssembly/WASI, legacy/preview1/witx/wasi_snapshot_preview1.witx.
 
 /** One hypercall: parameter types and result as WebAssembly has them. */
 export type Signature = {
+  /** The module that a guest imports it from. */
+  readonly module: 'wasi_snapshot_preview1' | 'cellar'
   readonly params: readonly ('i32' | 'i64')[]
   readonly result: 'i32' | null
-  /** The file of wasi/p1 that implements it. */
-  readonly file: 'args' | 'clock' | 'fd' | 'filestat' | 'path' | 'poll' | 'proc' | 'random' | 'readdir' | 'sock'
+  /** The file that implements it: of wasi/p1, or of wasi/cellar ('net'). */
+  readonly file: 'args' | 'clock' | 'fd' | 'filestat' | 'net' | 'path' | 'poll' | 'proc' | 'random' | 'readdir' | 'sock'
   /** now: answers at once. wait: may park the vCPU. end: may end the guest. */
   readonly answers: 'now' | 'wait' | 'end'
   readonly support: 'full' | 'partial' | 'none'
@@ -18,7 +21,10 @@ export type Signature = {
 
 const call = (file: Signature['file'], answers: Signature['answers'], params: string,
   support: Signature['support'] = 'full', note = ''): Signature =>
-  ({ file, answers, params: params === '' ? [] : params.split(' ') as ('i32' | 'i64')[], result: 'i32', support, note })
+  ({
+    module: 'wasi_snapshot_preview1', file, answers,
+    params: params === '' ? [] : params.split(' ') as ('i32' | 'i64')[], result: 'i32', support, note,
+  })
 
 export const wasi_snapshot_preview1 = {
   args_get:                call('args', 'now', 'i32 i32'),
@@ -52,9 +58,9 @@ export const wasi_snapshot_preview1 = {
   fd_write:                call('fd', 'wait', 'i32 i32 i32 i32'),
   path_create_directory:   call('path', 'now', 'i32 i32 i32'),
   path_filestat_get:       call('path', 'now', 'i32 i32 i32 i32 i32'),
-  path_filestat_set_times: call('path', 'now', 'i32 i32 i32 i32 i64 i64 i32'),
-  path_link:               call('path', 'now', 'i32 i32 i32 i32 i32 i32 i32'),
-  path_open:               call('path', 'now', 'i32 i32 i32 i32 i32 i64 i64 i32 i32'),
+  path_filestat_set_times: call('path', 'wait', 'i32 i32 i32 i32 i64 i64 i32'),
+  path_link:               call('path', 'wait', 'i32 i32 i32 i32 i32 i32 i32'),
+  path_open:               call('path', 'wait', 'i32 i32 i32 i32 i32 i64 i64 i32 i32'),
   path_readlink:           call('path', 'now', 'i32 i32 i32 i32 i32 i32'),
   path_remove_directory:   call('path', 'now', 'i32 i32 i32'),
   path_rename:             call('path', 'now', 'i32 i32 i32 i32 i32 i32'),
@@ -71,6 +77,3 @@ export const wasi_snapshot_preview1 = {
   sock_send:               call('sock', 'wait', 'i32 i32 i32 i32 i32'),
   sock_shutdown:           call('sock', 'now', 'i32 i32'),
 } as const satisfies Record<string, Signature>
-
-/** A name of WASI preview 1. */
-export type HypercallName = keyof typeof wasi_snapshot_preview1

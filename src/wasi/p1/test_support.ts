@@ -4,6 +4,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { isSupported } from '../../sys/libc.ts'
+import { newQuota } from '../../services/file/quota.ts'
 import { openVolume } from '../../services/file/volume.ts'
 import { GuestFault, GuestMemory } from '../../services/guest_memory.ts'
 import { Iovecs } from '../../services/iovecs.ts'
@@ -31,9 +32,10 @@ export class Guest {
   readonly context: Context
   #at = 1024
 
-  constructor(grant: { readOnly?: boolean; base?: number; inheriting?: number } = {}) {
+  constructor(grant: { readOnly?: boolean; base?: number; inheriting?: number; sizeBytes?: number } = {}) {
+    const quota = grant.sizeBytes === undefined ? undefined : newQuota(grant.sizeBytes, 0)
     this.descriptors.add({
-      descriptor: openVolume(this.host, { readOnly: grant.readOnly ?? false }),
+      descriptor: openVolume(this.host, { readOnly: grant.readOnly ?? false, quota }),
       rightsBase: grant.base ?? abi.RIGHTS_DIRECTORY,
       rightsInheriting: grant.inheriting ?? abi.RIGHTS_DIRECTORY | abi.RIGHTS_FILE,
       flags: 0,

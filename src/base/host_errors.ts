@@ -1,0 +1,113 @@
+// base/host_errors.ts: the part of the catalogue (errors.ts) that a host has: what its CLI and its API tell.
+//
+// Beside the exit status each has the status of an HTTP answer: 404 for what isn't there, 409 for what the state
+// forbids now, 422 for what can't be as it is asked for, 403 for what the caller may not, 507 for a full disk.
+
+const entry = <A extends readonly unknown[]>(status: number, message: (...values: A) => string, hint: string) =>
+  ({ exit: 1 as const, status, message, hint })
+
+export const HOST_ERRORS = {
+  HOST_UNREACHABLE: entry(503, (address: string, why: string) => `Cannot reach the host at ${address}: ${why}`,
+    "Start one with 'cellar host', or name another: --host, CELLAR_HOST, 'cellar context use'"),
+  HOST_RUNNING: entry(409, (state: string, pid: string) =>
+    `Cannot run a host on "${state}" as another one runs on it: process ${pid}`,
+    'Stop that one first, or choose another folder with --state'),
+  HOST_STATE_UNUSABLE: entry(500, (state: string, why: string) => `Cannot keep the host's state in "${state}": ${why}`,
+    'Choose another folder with --state, or mend this one'),
+  HOST_STATE_DAMAGED: entry(500, (path: string, why: string) => `Cannot use the state in "${path}" as it is damaged: ${why}`,
+    "'cellar host recover --state DIR' goes back to the latest backup and keeps the damaged file beside it"),
+  HOST_STATE_NEWER: entry(500, (path: string, found: number, known: number) =>
+    `Cannot use the state in "${path}" as a newer Cellar has written it: its version is ${found}, ours ${known}`,
+    'Run that version of Cellar, or choose another folder with --state'),
+  HOST_STATE_PATH_LONG: entry(500, (path: string, bytes: number, most: number) =>
+    `Cannot keep the host's state in "${path}" as sockets in it have paths of ${bytes} bytes: ${most} is the most`,
+    'Choose a folder with a shorter path'),
+  HOST_DISK_FULL: entry(507, (what: string) => `Cannot ${what} as the disk of the host is full`,
+    'Free space where the state is, then try again: nothing was changed'),
+  HOST_DRAINING: entry(503, () => 'Cannot start anything as the host is shutting down', 'Try again when it is back'),
+  HOST_INSTALL_FAILED: entry(500, (what: string, why: string) => `Cannot install ${what}: ${why}`,
+    'Run it as root on a machine with systemd, or see --help'),
+
+  REQUEST_INVALID: entry(400, (what: string) => `Cannot do that as the request is wrong: ${what}`,
+    'See /openapi.json, or docs/reference/api.md'),
+  REQUEST_TOO_LARGE: entry(413, (what: string, most: string) => `Cannot take ${what} as it is larger than ${most}`,
+    'Send less at once'),
+  ROUTE_NOT_FOUND: entry(404, (method: string, path: string) => `Cannot ${method} ${path} as there is no such thing`,
+    'See /openapi.json, or docs/reference/api.md'),
+  METHOD_NOT_ALLOWED: entry(405, (method: string, path: string, allowed: string) =>
+    `Cannot ${method} ${path}: it takes ${allowed}`, 'See /openapi.json, or docs/reference/api.md'),
+  MEDIA_TYPE_WRONG: entry(415, (type: string, wanted: string) =>
+    `Cannot read a body of type "${type}": ${wanted} is wanted`, 'Say so in the header Content-Type'),
+  REQUEST_SLOW: entry(408, (what: string) => `Cannot wait any longer for ${what}`, 'Send it faster'),
+  UPGRADE_REQUIRED: entry(426, (path: string, protocol: string) =>
+    `Cannot answer at ${path} as it speaks WebSocket with sub-protocol ${protocol}`,
+    "Use 'cellar attach' or 'cellar exec', or a WebSocket client"),
+  HOST_NAME_WRONG: entry(421, (name: string) => `Cannot answer for "${name}" as this is the API on a loopback address`,
+    'Use localhost or the address itself'),
+  INTERNAL: entry(500, () => 'Cannot do that as something in the host failed',
+    "The host's log has more under the same request id"),
+  UNAUTHENTICATED: entry(401, (why: string) => `Cannot let you in: ${why}`,
+    "Give a token ('cellar token create' makes one), a client certificate, or use the host's socket"),
+  FORBIDDEN: entry(403, (who: string, what: string) => `Cannot let ${who} ${what}`,
+    'Ask for a token with the scope or project that this needs'),
+  IDEMPOTENCY_KEY_REUSED: entry(422, (key: string) =>
+    `Cannot use idempotency key "${key}" as it was used for another request`, 'Use a new key for a new request'),
+  IDEMPOTENCY_KEY_BUSY: entry(409, (key: string) =>
+    `Cannot answer as the request with idempotency key "${key}" is still under way`, 'Try again in a moment'),
+  GENERATION_STALE: entry(412, (name: string, given: string, current: number) =>
+    `Cannot change "${name}" as it has changed meanwhile: generation ${given} was given, it is ${current}`,
+    'Read it again, then repeat the change'),
+
+  NOT_FOUND: entry(404, (kind: string, name: string) => `Cannot find ${kind} "${name}"`,
+    "List what there is: 'cellar ps -a', 'cellar KIND ls'"),
+  EXISTS: entry(409, (kind: string, name: string) => `Cannot create ${kind} "${name}" as it exists`,
+    'Choose another name, or remove it first'),
+  IN_USE: entry(409, (kind: string, name: string, by: string) => `Cannot change ${kind} "${name}" as it is in use by ${by}`,
+    'Stop or remove what uses it first'),
+  NAME_INVALID: entry(422, (kind: string, name: string) => `Cannot call a ${kind} "${name}"`,
+    'Names are of letters, digits, ".", "_" and "-", begin with a letter or digit, and have 40 characters at most'),
+  REFERENCE_UNKNOWN: entry(422, (guest: string, kind: string, name: string) =>
+    `Cannot create "${guest}" as there is no ${kind} "${name}"`, 'Create it first, or apply a manifest that has it'),
+  GUEST_RUNNING: entry(409, (name: string) => `Cannot remove "${name}" as it runs`, "Stop it first, or use 'rm --force'"),
+  GUEST_NOT_RUNNING: entry(409, (name: string, state: string) => `Cannot reach "${name}" as it doesn't run: it is ${state}`,
+    "Start it first: 'cellar start'"),
+  GUEST_UNSUPPORTED: entry(422, (name: string, what: string) => `Cannot run "${name}" on a host: ${what}`,
+    'See docs/reference/manifest.md for what a cell of a host may say'),
+  ADMISSION_REFUSED: entry(409, (name: string, what: string, wanted: string, left: string) =>
+    `Cannot admit "${name}" as ${what} is missing: it asks for ${wanted}, and ${left} is left`,
+    'Lower what it asks for, remove other guests, or raise the pool'),
+  PORT_TAKEN: entry(409, (name: string, address: string, by: string) =>
+    `Cannot publish ${address} for "${name}" as ${by} has it`, 'Choose another port'),
+  PROCESS_LOST: entry(500, (project: string, why: string) => `Cannot reach the cell process of "${project}": ${why}`,
+    "See 'cellar events' and the process's log in the state folder"),
+
+  IMAGE_INVALID: entry(422, (image: string, what: string) => `Cannot use image "${image}": ${what}`,
+    'An image is an OCI artifact with one WebAssembly module (docs/images.md)'),
+  IMAGE_REFERENCE_INVALID: entry(422, (text: string) => `Cannot read "${text}" as the name of an image`,
+    'Such as app, app:1.2, registry.example.com/team/app:1.2 or app@sha256:…'),
+  IMAGE_DIGEST_WRONG: entry(502, (what: string, want: string, got: string) =>
+    `Cannot use ${what} as its digest is wrong: ${want} was promised, it is ${got}`,
+    'The registry or the network is at fault, or somebody between: nothing of it was kept'),
+  IMAGE_TOO_LARGE: entry(422, (image: string, bytes: number, most: number) =>
+    `Cannot take image "${image}" as it has ${bytes} bytes: ${most} is the most`, 'Make a smaller image'),
+  REGISTRY_FAILED: entry(502, (registry: string, what: string, why: string) => `Cannot ${what} at ${registry}: ${why}`,
+    'Check the address and the credentials (~/.docker/config.json), then try again: what was fetched is kept'),
+  REGISTRY_DENIED: entry(502, (registry: string, what: string) => `Cannot ${what} at ${registry}: it denies access`,
+    "Log in with a tool that writes ~/.docker/config.json, such as 'docker login'"),
+  OPERATIONS_FULL: entry(429, (most: number) => `Cannot start another operation as ${most} are under way`,
+    'Wait for one to end, or cancel one: cellar operation ls'),
+  OPERATION_CANCELLED: entry(409, (what: string) => `Cancelled ${what}`, 'Start it again'),
+  OPERATION_INTERRUPTED: entry(500, (what: string) => `Cannot finish ${what} as the host was stopped meanwhile`,
+    'Start it again: what was done is kept where it can be'),
+
+  VOLUME_IN_USE: entry(409, (name: string, by: string) => `Cannot change volume "${name}" as guests use it: ${by}`,
+    'Stop them first'),
+  VOLUME_TOO_SMALL: entry(422, (name: string, size: string, used: string) =>
+    `Cannot make volume "${name}" ${size} large as it holds ${used}`, 'Give it a larger size'),
+  PATH_UNSAFE: entry(422, (what: string, path: string) => `Cannot unpack ${what} as the path "${path}" leads out of it`,
+    'The archive is damaged or hostile: make it again with paths below its top'),
+  ARCHIVE_INVALID: entry(422, (what: string, why: string) => `Cannot unpack ${what}: ${why}`, 'Give a tar archive'),
+
+  CONTEXT_INVALID: entry(400, (path: string, what: string) => `Cannot use the contexts in "${path}": ${what}`,
+    "Mend the file, or delete it and use 'cellar context create'"),
+} as const

@@ -1,0 +1,71 @@
+// cli/guest_verbs.ts: what is done to guests by name: start, stop, kill, restart, rm, wait, inspect.
+//
+// Each takes several names and does all that it can: what failed is told, name by name, and the exit status is 1 then.
+
+import { CellarError } from '../base/errors.ts'
+import type { GuestView, Phase } from '../host/operator.ts'
+import type { Call } from './commands.ts'
+import { durationNs, each, printWhole } from './output.ts'
+
+/** A wait at the host ends before proxies and our own patience do; then we ask again. */
+const WAIT_S = 30
+/** How long a start is waited for: who asked then sees whether it runs. */
+export const BEGIN_WAIT = '5s'
+const ENDED: readonly Phase[] = ['exited', 'failed', 'stopped']
+const EXIT_TIMED_OUT = 124
+
+/** `cellar start`. */
+export async function startGuests(call: Call): Promise<number> { return await post(call, 'start', BEGIN_WAIT) }
+/** `cellar stop`. */
+export async function stopGuests(call: Call): Promise<number> { return await post(call, 'stop') }
+/** `cellar kill`. */
+export async function killGuests(call: Call): Promise<number> { return await post(call, 'kill') }
+/** `cellar restart`. */
+export async function restartGuests(call: Call): Promise<number> { return await post(call, 'restart', BEGIN_WAIT) }
+
+/** `cellar rm`. */
+export async function removeGuests({ client, words, flags }: Call): Promise<number> {
+  const host = await client()
+  return await each(words, async (name) => {
+    await host.ask('DELETE', host.path('guests', name), { query: { force: flags.force?.[0] } })
+    return name
+  })
+}
+
+/** `cellar wait`: prints the exit status of each. The exit status is 124 if the time is up before. */
+export async function waitForGuests({ client, words, flags }: Call): Promise<number> {
+  const host = await client()
+  const phases = flags.for ?? ENDED
+  const deadline = flags.timeout === undefined ? Infinity
+    : performance.now() + durationNs('--timeout', flags.timeout[0]!) / 1e6
+  let isLate = false
+  const status = await each(words, async (name) => {
+    for (;;) {
+      const leftMs = Math.max(1, Math.min(WAIT_S * 1000, Math.ceil(deadline - performance.now())))
+      const guest = await host.ask<GuestView>('GET', host.path('guests', name, 'wait'),
+        { query: { phase: phases, timeout: `${leftMs}ms` } })
+      if (phases.includes(guest.phase)) return flags.for === undefined ? String(guest.exit?.status ?? 0) : guest.phase
+      if (performance.now() < deadline) continue
+      isLate = true
+      throw new CellarError('WAIT_TIMED_OUT', [`"${name}"`, phases.join(' or '), guest.phase])
+    }
+  })
+  return isLate ? EXIT_TIMED_OUT : status
+}
+
+/** `cellar inspect GUEST…`. */
+export async function inspectGuests(call: Call): Promise<number> {
+  const host = await call.client()
+  const guests = await Promise.all(call.words.map((name) => host.ask('GET', host.path('guests', name))))
+  await printWhole(call, guests)
+  return 0
+}
+
+async function post({ client, words }: Call, verb: 'start' | 'stop' | 'kill' | 'restart',
+  wait?: string): Promise<number> {
+  const host = await client()
+  return await each(words, async (name) => {
+    await host.ask('POST', host.path('guests', name, verb), { query: { wait } })
+    return name
+  })
+}

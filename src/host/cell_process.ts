@@ -1,0 +1,208 @@
+// host/cell_process.ts: the process that runs the cells of one project: `node cell_process.ts RUNFOLDER`.
+//
+// It is started detached and outlives the host: guests run on while no host is there, and what ended meanwhile is told
+// to the next one (protocol.ts). It ends by itself when nobody can want it any more: with no guests, nothing to tell
+// and no host for a minute; when its run folder is gone and with it the way to reach it; or when it was drained. When
+// one of its threads dies it ends at once, with all guests: the host starts them again by their policies.
+//
+//   cells.ts  guests     consoles.ts  their output and input      log_writer.ts  logs
+//   health.ts  checks    host_line.ts  the connection             modules.ts     what they run
+
+import { existsSync, readFileSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { EHOSTUNREACH } from '../base/errno.ts'
+import { DIALS_MAX } from '../base/limits.ts'
+import { Stack } from '../cell/stack.ts'
+import { Switchboard } from '../cell/switchboard.ts'
+import { exitNow } from '../sys/libc.ts'
+import { openFdReceiver, type FdReceiver } from '../sys/sockets.ts'
+import { Cells } from './cells.ts'
+import { Consoles } from './consoles.ts'
+import { HealthChecks } from './health.ts'
+import { HostLine } from './host_line.ts'
+import { lockDown } from './jail_inside.ts'
+import { LogWriter } from './log_writer.ts'
+import { Modules } from './modules.ts'
+import { PROTOCOL_VERSION, type GuestEnd, type ProcessConfig, type ToProcess } from './protocol.ts'
+
+/** How often it looks for its run folder while no host is there, and how long it waits for one with no guests. */
+const LOOK_MS = 3000
+const ALONE_MS_MAX = 60_000
+/** How long its end is held back for logs to be written. */
+const SETTLE_MS_MAX = 2000
+/** How often pools are split over the pCPUs: while their cells want something, and while they don't. */
+const SPLIT_BUSY_MS = 250
+const SPLIT_IDLE_MS = 2000
+/** Ends in one hello: the others follow, as a frame is bounded, and a trap's stack is long. */
+const ENDS_IN_HELLO_MAX = 100
+
+type Waiting = (answer: { readonly ticket?: number; readonly errno?: number }) => void
+
+class CellProcess {
+  readonly #config: ProcessConfig
+  readonly #line: HostLine
+  readonly #log: LogWriter
+  readonly #stack: Stack
+  readonly #receiver: FdReceiver
+  readonly #switchboard: Switchboard
+  readonly #consoles: Consoles
+  readonly #health: HealthChecks
+  readonly #cells: Cells
+  readonly #dials = new Map<number, Waiting>()
+  #nextDial = 1
+  #aloneSince = performance.now()
+  #lookout: NodeJS.Timeout | undefined
+  #splitting: NodeJS.Timeout | undefined
+  #isOver = false
+
+  constructor(config: ProcessConfig) {
+    this.#config = config
+    const { project, runFolder, blobFolder, cacheFolder, logFolder, quantumNs } = config
+    this.#receiver = openFdReceiver(join(runFolder, 'f'))
+    this.#line = new HostLine({ message: (message) => this.#heard(message),
+      bytes: (stream, bytes) => this.#consoles.input(stream, bytes), gone: () => this.#hostGone() })
+    this.#log = new LogWriter(logFolder)
+    const stack = this.#stack = new Stack({ quantumNs, on: {
+      failed: (error) => this.die(error),
+      output: (id, channel, bytes) => this.#consoles.output(id, channel, bytes),
+      taken: (id, count) => this.#consoles.taken(id, count),
+      net: (pcpu, report) => this.#switchboard.report(pcpu, report),
+    } })
+    this.#switchboard = new Switchboard({ post: (pcpu, command, transfer) => stack.postNet(pcpu, command, transfer),
+      outside: (id, name, port) => this.#dial(id, name, port) })
+    this.#consoles = new Consoles(this.#line, this.#log, stack)
+    this.#health = new HealthChecks({ open: (id, port) => this.#switchboard.open(id, port),
+      changed: (id, healthy, why) => this.#cells.healthChanged(id, healthy, why) })
+    const modules = new Modules(blobFolder, cacheFolder, (executable) => stack.forget(executable))
+    this.#cells = new Cells({ project, stack, modules, consoles: this.#consoles, line: this.#line,
+      receiver: this.#receiver, switchboard: this.#switchboard, health: this.#health, idle: () => this.#looked() })
+  }
+
+  /** From here on it can be reached. Rejects with a system error. */
+  async listen(): Promise<void> {
+    await this.#line.listen(join(this.#config.runFolder, 'c'), () => {
+      // Before the first connection, and so before any guest.
+      for (const { layer, on, why } of lockDown()) {
+        if (!on) process.stderr.write(`without the wall ${layer}: ${why}\n`)
+      }
+    })
+    this.#lookOut()
+  }
+
+  /** Something of ours is broken: nothing can be relied on any more. */
+  die(error: unknown): void {
+    const text = error instanceof Error ? error.stack ?? error.message : String(error)
+    process.stderr.write(`the cell process ends: ${text}\n`)
+    this.#line.send({ say: `the cell process ends: ${text.slice(0, 4096)}` })
+    exitNow(1)
+  }
+
+  #heard(message: ToProcess): void {
+    if ('start' in message) this.#cells.start(message.start)
+    else if ('stop' in message) this.#cells.stop(message.stop, message.run, message.signal)
+    else if ('ack' in message) this.#cells.ack(message.ack, message.run)
+    else if ('credit' in message) this.#consoles.credit(message.credit, message.bytes)
+    else if ('eof' in message) this.#consoles.input(message.eof, null)
+    else if ('attach' in message) this.#consoles.attach(this.#cells.consoleOf(message.attach), message.stream)
+    else if ('detach' in message) {
+      const abandoned = this.#consoles.detach(message.detach)
+      if (abandoned !== undefined) this.#cells.abandon(abandoned)
+    } else if ('terms' in message) this.#cells.setTerms(message.terms, message.to)
+    else if ('pool' in message) this.#cells.setPool(message.pool, message.to)
+    else if ('figures' in message) void this.#figures(message.figures)
+    else if ('dialled' in message) this.#dials.get(message.dialled)?.(message)
+    else if ('incoming' in message) {
+      const errno = this.#cells.incoming(message.incoming, message.port, message.ticket)
+      this.#line.send({ incoming: message.request, errno })
+    } else if ('hello' in message) this.#hello()
+    else if ('drain' in message) {
+      this.#cells.isDraining = true
+      this.#looked()
+    }
+    if ('start' in message || 'pool' in message) this.#split()
+  }
+
+  #hello(): void {
+    this.#lookout = void clearInterval(this.#lookout)
+    const { process: number, project } = this.#config
+    const ends: readonly GuestEnd[] = this.#cells.ends
+    this.#line.greet({ hello: PROTOCOL_VERSION, process: number, project, pid: process.pid,
+      guests: this.#cells.states(), ends: ends.slice(0, ENDS_IN_HELLO_MAX) })
+    for (const end of ends.slice(ENDS_IN_HELLO_MAX)) this.#line.send({ ended: end })
+  }
+
+  async #figures(number: number): Promise<void> {
+    const guests = await this.#cells.figures()
+    const { user, system } = process.cpuUsage()
+    this.#line.send({ figures: number, guests, process: { memoryBytes: process.memoryUsage.rss(),
+      cpuNs: (user + system) * 1e3, cells: this.#cells.size } })
+  }
+
+  // Asks the host for a connection to what isn't here.
+  async #dial(id: string, name: string, port: number): Promise<{ fd: number } | number> {
+    if (!this.#line.isConnected || this.#dials.size >= DIALS_MAX) return EHOSTUNREACH
+    const number = this.#nextDial++
+    const { promise, resolve } = Promise.withResolvers<Parameters<Waiting>[0]>()
+    this.#dials.set(number, resolve)
+    this.#line.send({ dial: number, id, name, port })
+    const { ticket, errno = EHOSTUNREACH } = await promise
+    this.#dials.delete(number)
+    const fd = ticket === undefined ? undefined : this.#receiver.take(ticket)
+    return fd === undefined ? errno : { fd }
+  }
+
+  #hostGone(): void {
+    for (const answer of this.#dials.values()) answer({ errno: EHOSTUNREACH })
+    for (const abandoned of this.#consoles.detachAll()) this.#cells.abandon(abandoned)
+    this.#lookOut()
+  }
+
+  // Only while no host is there: then it can't be told to end.
+  #lookOut(): void {
+    this.#aloneSince = performance.now()
+    this.#lookout ??= setInterval(() => this.#looked(), LOOK_MS)
+  }
+
+  #looked(): void {
+    const { isConnected } = this.#line
+    const isEmpty = this.#cells.size === 0 && this.#cells.ends.length === 0
+    const isGone = !isConnected && !existsSync(this.#config.runFolder)
+    const isAlone = !isConnected && performance.now() - this.#aloneSince > ALONE_MS_MAX
+    if (isGone || (isEmpty && (isAlone || this.#cells.isDraining))) void this.end()
+  }
+
+  // One timer, while there are guests in pools that must be divided by what they want.
+  #split(): void {
+    this.#splitting ??= setTimeout(() => void this.#splitNow(), SPLIT_BUSY_MS)
+  }
+
+  async #splitNow(): Promise<void> {
+    const isBusy = await this.#stack.split()
+    this.#splitting = this.#stack.mustSplit
+      ? setTimeout(() => void this.#splitNow(), isBusy ? SPLIT_BUSY_MS : SPLIT_IDLE_MS) : undefined
+  }
+
+  /** Ends all that runs, writes what was written, and the process. */
+  async end(): Promise<void> {
+    if (this.#isOver) return
+    this.#isOver = true
+    clearInterval(this.#lookout)
+    clearTimeout(this.#splitting)
+    this.#health.close()
+    this.#switchboard.close()
+    await this.#stack.close()
+    await this.#log.settled(SETTLE_MS_MAX)
+    this.#line.close()
+    rmSync(join(this.#config.runFolder, 'c'), { force: true })
+    this.#receiver.close()
+    exitNow(0)
+  }
+}
+
+const [folder = ''] = process.argv.slice(2)
+const config = JSON.parse(readFileSync(join(folder, 'config.json'), 'utf8')) as ProcessConfig
+const cellProcess = new CellProcess(config)
+for (const name of ['uncaughtException', 'unhandledRejection'] as const) {
+  process.on(name, (error: unknown) => cellProcess.die(error))
+}
+await cellProcess.listen()

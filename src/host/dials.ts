@@ -1,0 +1,143 @@
+// host/dials.ts: connections that guests ask for and their own process can't make: to cells elsewhere, and outside.
+//
+// A guest's process has no network. It asks; the host looks whether the name is a cell of the project in a network that
+// both are in, else whether the guest's rules let it out (egress.ts), makes the connection, and gives its descriptor to
+// the process. Each attempt is counted, and noted as an event: a few for each guest at a time, since a hostile guest
+// would fill the log otherwise. Elsewhere: cells of one process reach each other without the host (cell/switchboard.ts).
+
+import type { Socket } from 'node:net'
+import { EAGAIN, ECONNREFUSED, EIO, ETIMEDOUT } from '../base/errno.ts'
+import { EGRESS_DIALS_MAX } from '../base/limits.ts'
+import type { Log } from '../base/log.ts'
+import { closeFd, socketPair } from '../sys/sockets.ts'
+import { parseRules, reach, type Rule } from './egress.ts'
+import { eventOf } from './lifecycle.ts'
+import { giveFd, shareFd } from './ports.ts'
+import type { ProcessHandle } from './processes.ts'
+import type { GuestSpec } from './spec.ts'
+import type { Guest, State } from './state.ts'
+import type { Store } from './store.ts'
+
+/** How long a cell's process may take to say whether it takes a connection. */
+const ANSWER_MS_MAX = 5000
+/** Events of attempts, for each guest and window; those beyond are counted and told when the window ends. */
+const EVENTS_MAX = 10
+const WINDOW_MS = 10_000
+
+type Asked = { readonly dial: number; readonly id: string; readonly name: string; readonly port: number }
+type Window = { readonly until: number; events: number; untold: number }
+
+/** Makes connections for guests. */
+export class Dials {
+  /** Attempts outside, by what became of them. */
+  readonly counts = { allowed: 0, denied: 0, failed: 0 }
+  readonly #parts: { readonly state: State; readonly store: Store; readonly log: Log }
+  readonly #waiting = new Map<number, (errno: number) => void>()
+  readonly #windows = new Map<string, Window>()
+  readonly #rules = new WeakMap<GuestSpec, readonly Rule[]>()
+  #requests = 0
+  #underWay = 0
+
+  constructor(parts: { readonly state: State; readonly store: Store; readonly log: Log }) {
+    this.#parts = parts
+  }
+
+  /** A process asks for a connection; it is answered, whatever becomes of it. */
+  async dial(handle: ProcessHandle, asked: Asked): Promise<void> {
+    const answer = (to: { ticket: number } | { errno: number }): void => handle.link?.send({ dialled: asked.dial, ...to })
+    const guest = this.#parts.state.guests.get(asked.id)
+    // A process speaks for its own guests only; one of `exec` is not known by its id.
+    if (guest === undefined || guest.handle !== handle) return answer({ errno: ECONNREFUSED })
+    if (this.#underWay >= EGRESS_DIALS_MAX) return answer({ errno: EAGAIN })
+    this.#underWay++
+    try {
+      const peer = this.#peer(guest, asked.name)
+      answer(peer === undefined ? await this.#outside(guest, handle, asked) : await this.#inside(peer, handle, asked.port))
+    } catch (error) {
+      this.#parts.log.error('cannot dial for a guest', { guest: asked.id, why: (error as Error).message })
+      answer({ errno: EIO })
+    } finally {
+      this.#underWay--
+    }
+  }
+
+  /** A process has taken a connection from another's cell, or hasn't. */
+  taken(request: number, errno: number): void {
+    this.#waiting.get(request)?.(errno)
+  }
+
+  #peer(guest: Guest, name: string): Guest | undefined {
+    const peer = this.#parts.state.byName(guest.row.project, name)
+    return peer?.row.spec.networks.some((network) => guest.row.spec.networks.includes(network)) === true ? peer : undefined
+  }
+
+  async #inside(peer: Guest, handle: ProcessHandle, port: number): Promise<{ ticket: number } | { errno: number }> {
+    const there = peer.handle
+    if (there?.link === undefined || there === handle) return { errno: ECONNREFUSED }
+    const [mine, theirs] = socketPair()
+    const request = ++this.#requests
+    const { promise, resolve } = Promise.withResolvers<number>()
+    const timer = setTimeout(resolve, ANSWER_MS_MAX, ETIMEDOUT)
+    this.#waiting.set(request, resolve)
+    let errno = EIO
+    try {
+      there.link.send({ incoming: peer.row.id, port, ticket: await giveFd(there, theirs), request })
+      errno = await promise
+      return errno === 0 ? { ticket: await giveFd(handle, mine) } : { errno }
+    } finally {
+      clearTimeout(timer)
+      this.#waiting.delete(request)
+      if (errno !== 0) closeFd(mine)
+    }
+  }
+
+  async #outside(guest: Guest, handle: ProcessHandle, { name, port }: Asked): Promise<{ ticket: number } | { errno: number }> {
+    const attempt = await reach(this.#rulesOf(guest), name, port)
+    if (!('socket' in attempt)) {
+      const isDenied = attempt.why === 'denied' || attempt.why === 'not public'
+      this.counts[isDenied ? 'denied' : 'failed']++
+      this.#note(guest, isDenied ? 'egress.denied' : 'egress.failed', { to: `${name}:${port}`, why: attempt.why })
+      return { errno: attempt.errno }
+    }
+    this.counts.allowed++
+    this.#note(guest, 'egress.allowed', { to: `${name}:${port}`, address: attempt.address })
+    try {
+      return { ticket: await shareFd(handle, descriptorOf(attempt.socket)) }
+    } finally {
+      // Ours only: the process has its own of the same connection by now.
+      attempt.socket.destroy()
+    }
+  }
+
+  #rulesOf({ row }: Guest): readonly Rule[] {
+    let rules = this.#rules.get(row.spec)
+    if (rules === undefined) this.#rules.set(row.spec, rules = parseRules(row.spec.egress))
+    return rules
+  }
+
+  #note(guest: Guest, kind: string, data: Record<string, unknown>): void {
+    const now = performance.now()
+    let window = this.#windows.get(guest.row.id)
+    if (window === undefined || window.until < now) {
+      const untold = window?.untold ?? 0
+      window = { until: now + WINDOW_MS, events: 0, untold: 0 }
+      this.#windows.set(guest.row.id, window)
+      if (untold > 0) data['untold'] = untold
+      if (this.#windows.size > WINDOWS_MAX) this.#windows.clear()
+    }
+    if (window.events++ >= EVENTS_MAX) {
+      window.untold++
+      return
+    }
+    this.#parts.store.commit((tx) => { tx.event(kind, eventOf(guest, data)) }).catch((error: unknown) => {
+      this.#parts.log.error('cannot note an attempt', { why: (error as Error).message })
+    })
+  }
+}
+
+const WINDOWS_MAX = 10_000
+
+// Node tells a socket's descriptor only so.
+function descriptorOf(socket: Socket): number {
+  return (socket as unknown as { _handle: { fd: number } })._handle.fd
+}

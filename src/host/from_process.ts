@@ -1,0 +1,49 @@
+// host/from_process.ts: what a cell process may say, as a schema: what it says is an allegation until it is checked.
+//
+// The types are those of protocol.ts. Texts and lists are bounded, as a frame alone allows for megabytes of either.
+
+import { z } from 'zod'
+import type { FromProcess } from './protocol.ts'
+
+const count = z.number().min(0)
+const id = z.string().max(256)
+const text = z.string().max(4096)
+
+const outcome = z.discriminatedUnion('kind', [
+  z.object({ kind: z.literal('exit'), code: z.number() }),
+  z.object({ kind: z.literal('signal'), signal: z.int().min(0).max(255) }),
+  z.object({ kind: z.literal('trap'), reason: z.string(),
+    frames: z.array(z.object({ name: z.string(), index: z.number(), offset: z.number().optional() })).max(256) }),
+  z.object({ kind: z.literal('failed'), code: text, values: z.array(z.unknown()).max(16) }),
+])
+const usage = z.object({
+  startNs: z.number(), cpuNs: z.number(), wallNs: z.number(), memoryBytes: count, waits: count, preemptions: count,
+  fuel: z.number().optional(), hypercalls: z.record(z.string().max(64), count),
+})
+const end = z.object({
+  id, run: z.number(), outcome, usage: usage.optional(), startedAt: z.number().optional(), endedAt: z.number(),
+  by: z.enum(['stop', 'timeout', 'unhealthy']).optional(),
+})
+const state = z.object({ id, run: z.number(), startedAt: z.number(), healthy: z.boolean().optional() })
+const figures = z.object({
+  ageNs: z.number(), runningNs: z.number(), runnableNs: z.number(), waitingNs: z.number(), throttledNs: z.number(),
+  stints: z.number(), switches: z.number(), preemptions: z.number(), memoryBytes: count, pcpu: count,
+  throttledBy: z.enum(['itself', 'its pool']).optional(),
+  waitedFor: z.array(z.tuple([id, z.number()])).max(128), hypercalls: count,
+})
+
+/** One message of a process. */
+export const MESSAGE: z.ZodType<FromProcess> = z.union([
+  z.object({ started: id, run: z.number(), startedAt: z.number() }),
+  z.object({ ended: end }),
+  z.object({ credit: z.number(), bytes: count }),
+  z.object({ eof: z.number(), status: z.int().min(0).max(255).optional() }),
+  z.object({ dial: z.number(), id, name: text, port: z.int().min(0).max(65_535) }),
+  z.object({ health: id, run: z.number(), healthy: z.boolean(), why: text }),
+  z.object({ incoming: z.number(), errno: z.number() }),
+  z.object({ hello: z.number(), process: z.number(), project: text, pid: z.int(), guests: z.array(state),
+    ends: z.array(end) }),
+  z.object({ figures: z.number(), guests: z.record(id, figures),
+    process: z.object({ memoryBytes: count, cpuNs: count, cells: count }) }),
+  z.object({ say: z.string().max(65_536), id: id.optional() }),
+]) as z.ZodType<FromProcess>

@@ -1,0 +1,251 @@
+// host/guest_actions.ts: what operators do with guests: create, change, start, stop, remove, apply a manifest.
+//
+// Each is checked whole before anything changes: references, ports, what the host can promise. Then it is committed,
+// then done. Elsewhere: how a guest comes to run (lifecycle.ts), what a manifest changes (apply.ts).
+
+import { randomBytes } from 'node:crypto'
+import { rmSync } from 'node:fs'
+import { join } from 'node:path'
+import { CellarError } from '../base/errors.ts'
+import { GUESTS_MAX } from '../base/limits.ts'
+import { signals } from '../base/signals.ts'
+import { parseSize } from '../base/units.ts'
+import { admit, ofHost, ofPool, type Capacity, type Promised } from './admission.ts'
+import { areLive, changedFields, guestSpecs, planApply } from './apply.ts'
+import { parseRules } from './egress.ts'
+import { guestPorts } from './launch.ts'
+import { eventOf, volumesOf, type Lifecycle } from './lifecycle.ts'
+import type { Actor, ApplyChange, GuestView, Phase } from './operator.ts'
+import type { Paths } from './paths.ts'
+import type { ProjectActions } from './project_actions.ts'
+import type { GuestRow } from './rows.ts'
+import { NAME, parsePort, type GuestSpec, type Manifest } from './spec.ts'
+import { ACTIVE, keyOf, type Guest, type State } from './state.ts'
+import type { Store } from './store.ts'
+import type { VolumeActions } from './volume_actions.ts'
+
+/** How long a stop may take: a guest ends at its next check, unless a system call of its holds it up. */
+const STOP_MS_MAX = 30_000
+const ENDED: readonly Phase[] = ['stopped', 'exited', 'failed', 'created']
+
+type Parts = {
+  readonly state: State; readonly store: Store; readonly lifecycle: Lifecycle; readonly projects: ProjectActions
+  readonly volumes: VolumeActions; readonly paths: Paths; readonly capacity: Capacity
+  /** What an image's name or digest leads to. Throws CellarError. */
+  readonly resolveImage: (reference: string) => { readonly digest: string; readonly module: string }
+}
+
+/** Actions on guests. */
+export class GuestActions {
+  readonly #parts: Parts
+
+  constructor(parts: Parts) {
+    this.#parts = parts
+  }
+
+  /** Creates a guest, and starts it if it is to run. Resolves when that is committed. */
+  async create(project: string, given: string | undefined, spec: GuestSpec, start: boolean, isManaged = false):
+  Promise<Guest> {
+    const { state, store, lifecycle, projects } = this.#parts
+    if (state.guests.size >= GUESTS_MAX) {
+      throw new CellarError('ADMISSION_REFUSED', [given ?? 'a guest', 'room', '1 guest', `0 of ${GUESTS_MAX}`])
+    }
+    const name = given ?? this.#newName(project, spec.image)
+    checkName('guest', name)
+    const { digest, module } = this.#parts.resolveImage(spec.image)
+    await projects.ensure(project)
+    if (state.byName(project, name) !== undefined) throw new CellarError('EXISTS', ['guest', name])
+    const row: GuestRow = {
+      id: randomBytes(6).toString('hex'), project, name, spec, digest: module, manifestDigest: digest, generation: 1,
+      desired: start ? 'running' : 'stopped', phase: start ? 'starting' : 'created', healthy: null,
+      createdAt: Date.now(), startedAt: null, endedAt: null, restarts: 0, run: start ? 1 : 0, process: null, exit: null, ports: [],
+      managedBy: isManaged ? 'apply' : null,
+    }
+    this.#check(row, undefined)
+    const guest = state.addGuest(row)
+    try {
+      await store.commit((tx) => {
+        tx.putGuest(guest.row)
+        tx.event('guest.created', eventOf(guest, { image: spec.image }))
+      })
+    } catch (error) {
+      state.removeGuest(guest)
+      throw error
+    }
+    if (start) void lifecycle.launch(guest)
+    return guest
+  }
+
+  /** Gives a guest another spec; it is restarted if it can't take it as it runs. */
+  async replace(guest: Guest, spec: GuestSpec, generation: number | undefined): Promise<Guest> {
+    const { state, store, lifecycle } = this.#parts
+    const before = guest.row
+    if (generation !== undefined && generation !== before.generation) {
+      throw new CellarError('GENERATION_STALE', [before.name, String(generation), before.generation])
+    }
+    const { digest, module } = this.#parts.resolveImage(spec.image)
+    const fields = changedFields(spec, before.spec)
+    if (fields.length === 0 && module === before.digest) return guest
+    const row: GuestRow = { ...before, spec, digest: module, manifestDigest: digest, generation: before.generation + 1 }
+    this.#check(row, guest)
+    state.setRow(guest, row)
+    try {
+      await store.commit((tx) => {
+        tx.putGuest(guest.row)
+        tx.event('guest.changed', eventOf(guest, { fields }))
+      })
+    } catch (error) {
+      state.setRow(guest, { ...guest.row, spec: before.spec, digest: before.digest, manifestDigest: before.manifestDigest,
+        generation: before.generation })
+      throw error
+    }
+    if (areLive(fields) && module === before.digest) lifecycle.tellTerms(guest)
+    else if (ACTIVE.includes(guest.row.phase) && guest.row.desired === 'running') await lifecycle.restart(guest)
+    return guest
+  }
+
+  /** Starts a guest, if what it was promised is still there. */
+  async start(guest: Guest): Promise<GuestView> {
+    if (guest.row.desired !== 'running') this.#check({ ...guest.row, desired: 'running' }, guest)
+    await this.#parts.lifecycle.start(guest)
+    return guest.view()
+  }
+
+  async stop(guest: Guest, signal: number): Promise<GuestView> {
+    await this.#parts.lifecycle.stop(guest, signal)
+    await guest.reaches(ENDED, STOP_MS_MAX)
+    return guest.view()
+  }
+
+  async remove(guest: Guest, force: boolean): Promise<void> {
+    const { state, store, paths } = this.#parts
+    const { id, project, name } = guest.row
+    if (ACTIVE.includes(guest.row.phase) && !force) throw new CellarError('GUEST_RUNNING', [name])
+    await this.stop(guest, signals.SIGKILL)
+    if (ACTIVE.includes(guest.row.phase)) throw new CellarError('GUEST_RUNNING', [name])
+    await store.commit((tx) => {
+      tx.deleteGuest(id)
+      tx.event('guest.removed', eventOf(guest, {}))
+    })
+    state.removeGuest(guest)
+    guest.changed()
+    // What a crash leaves of these is swept at the host's start.
+    for (const folder of [paths.files(project, id), join(paths.logs(project), id)]) {
+      rmSync(folder, { recursive: true, force: true })
+    }
+  }
+
+  /** Makes a project as its manifest says: what was changed, or would be. */
+  async apply(project: string, manifest: Manifest, { dryRun, prune }: { dryRun: boolean; prune: boolean }, by: Actor):
+  Promise<ApplyChange[]> {
+    const { state, projects, volumes } = this.#parts
+    const specs = guestSpecs(manifest)
+    const changes = planApply(manifest, {
+      guests: new Map(state.ofProject(project).map(({ row }) =>
+        [row.name, { spec: row.spec, digest: row.digest, managed: row.managedBy !== null }])),
+      pools: new Map(state.of(state.pools, project).map(({ name, spec }) => [name, spec])),
+      volumes: new Map(state.of(state.volumes, project).map((row) => [row.name, row])),
+      networks: new Set(['default', ...state.of(state.networks, project).map(({ name }) => name)]),
+      resolve: (image) => this.#parts.resolveImage(image).module,
+    }, prune)
+    if (dryRun) return changes
+    await projects.ensure(project)
+    for (const { kind, name, action } of changes) {
+      if (action === 'none') continue
+      if (kind === 'network') await projects.putNetwork(project, name)
+      if (kind === 'pool') await projects.putPool(project, name, manifest.pools[name]!)
+      if (kind !== 'volume') continue
+      if (action === 'create') await volumes.create(project, name, manifest.volumes[name]!, by)
+      else await volumes.resize(project, name, parseSize(manifest.volumes[name]!.size)!)
+    }
+    const guests = changes.filter(({ kind, action }) => kind === 'guest' && action !== 'none')
+    // First who makes room, then who takes it.
+    for (const { name, action } of guests) {
+      if (action === 'remove') await this.remove(state.guest(project, name), true)
+    }
+    await Promise.all(guests.map(async ({ name, action }) => {
+      if (action === 'create') await this.create(project, name, specs.get(name)!, true, true)
+      else if (action !== 'remove') {
+        const guest = state.guest(project, name)
+        await this.replace(guest, specs.get(name)!, undefined)
+      }
+    }))
+    return changes
+  }
+
+  // Everything that may speak against this row. `self`: the guest as it is, whose promises it may use anew.
+  #check(row: GuestRow, self: Guest | undefined): void {
+    const { state, capacity } = this.#parts
+    const { name, project, spec } = row
+    this.#checkReferences(row)
+    checkWords(name, spec)
+    state.checkPorts(row)
+    if (row.desired !== 'running') return
+    const counted = self?.row.desired === 'running' ? self.row : undefined
+    const pool = spec.pool === undefined ? undefined : state.pools.get(keyOf(project, spec.pool))
+    const inPool = spec.pool === undefined ? NOTHING : state.inPool(project, spec.pool)
+    admit(name, spec, {
+      capacity, pool: pool?.spec,
+      host: counted === undefined ? state.promised : without(state.promised, ofHost(counted.spec)),
+      inPool: counted?.spec.pool === spec.pool && counted !== undefined ? without(inPool, ofPool(counted.spec)) : inPool,
+    })
+  }
+
+  #checkReferences(row: GuestRow): void {
+    const { state } = this.#parts
+    const { project, name, spec } = row
+    const missing = (kind: string, what: string): never => {
+      throw new CellarError('REFERENCE_UNKNOWN', [name, kind, what])
+    }
+    if (spec.pool !== undefined && !state.pools.has(keyOf(project, spec.pool))) missing('pool', spec.pool)
+    for (const volume of volumesOf(row)) {
+      if (state.volumes.get(keyOf(project, volume))?.state !== 'ready') missing('volume', volume)
+      if (state.heldVolumes.has(keyOf(project, volume))) throw new CellarError('VOLUME_IN_USE', [volume, 'a clone'])
+    }
+    for (const network of spec.networks) {
+      if (network !== 'default' && !state.networks.has(keyOf(project, network))) missing('network', network)
+    }
+    const inFiles = Object.values(spec.files).flatMap((folder) => Object.values(folder))
+      .flatMap((content) => typeof content === 'object' && 'secret' in content ? [content.secret] : [])
+    for (const secret of [...Object.values(spec.secrets), ...inFiles]) {
+      if (!state.secrets.has(keyOf(project, secret))) missing('secret', secret)
+    }
+  }
+
+  #newName(project: string, image: string): string {
+    const base = /([A-Za-z0-9][\w.-]*?)(?:\.wasm)?(?:[:@].*)?$/.exec(image)?.[1]?.slice(0, 30) ?? 'cell'
+    for (;;) {
+      const name = `${image.startsWith('sha256:') ? 'cell' : base}-${randomBytes(2).toString('hex')}`
+      if (this.#parts.state.byName(project, name) === undefined) return name
+    }
+  }
+}
+
+/** Throws NAME_INVALID. */
+export function checkName(kind: string, name: string): void {
+  if (!NAME.safeParse(name).success) throw new CellarError('NAME_INVALID', [kind, name])
+}
+
+// What the schema can't say: numbers within texts, and what doesn't fit together.
+function checkWords(name: string, spec: GuestSpec): void {
+  const refuse = (what: string): never => { throw new CellarError('GUEST_UNSUPPORTED', [name, what]) }
+  for (const text of spec.ports) if (parsePort(text) === undefined) refuse(`"${text}" is no port that can be published`)
+  for (const text of spec.connect) {
+    if (Number(text.slice(text.lastIndexOf(':') + 1)) > 65_535) refuse(`"${text}" has no port that exists`)
+  }
+  const check = spec.health?.tcp ?? Number(spec.health?.http?.split('/', 1)[0] ?? Number.NaN)
+  if (spec.health !== undefined && !guestPorts(spec).includes(check)) {
+    refuse(`its health is asked for at port ${check}, which is neither in ports nor in expose`)
+  }
+  try {
+    parseRules(spec.egress)
+  } catch {
+    refuse('a rule of egress has no range of addresses that exists')
+  }
+}
+
+function without(sums: Promised, less: Promised): Promised {
+  return { cpu: sums.cpu - less.cpu, memoryBytes: sums.memoryBytes - less.memoryBytes }
+}
+
+const NOTHING: Promised = { cpu: 0, memoryBytes: 0 }

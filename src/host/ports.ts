@@ -1,0 +1,71 @@
+// host/ports.ts: the published ports of a guest: opened by the host, handed to the guest's process.
+//
+// The host makes a socket listen and gives its descriptor away at once: it never accepts a connection itself, and the
+// port lives and dies with the guest, not with the host. Low ports need a host that may open them, never a guest.
+
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { ERRNO_NAMES } from '../base/errno.ts'
+import { CellarError } from '../base/errors.ts'
+import { LISTEN_BACKLOG_MAX } from '../base/limits.ts'
+import { closeFd, listenTcp, sendFd } from '../sys/sockets.ts'
+import type { ProcessHandle } from './processes.ts'
+import { parsePort, type GuestSpec } from './spec.ts'
+
+/** A published port, as it is. */
+type Published = { readonly address: string; readonly port: number; readonly guest: number }
+
+/** Opens what a guest publishes, for its process: tickets by guest port. Throws CellarError. */
+export async function openPorts({ ports }: Pick<GuestSpec, 'ports'>, handle: ProcessHandle):
+Promise<{ tickets: Map<number, number[]>; published: Published[] }> {
+  const tickets = new Map<number, number[]>()
+  const published: Published[] = []
+  for (const text of ports) {
+    const { address, port, guest } = parsePort(text)!
+    const opened = listenTcp(address, port, LISTEN_BACKLOG_MAX)
+    if (typeof opened === 'number') throw refusal(`${address}:${port}`, ERRNO_NAMES[-opened] ?? 'EIO')
+    const ticket = await giveFd(handle, opened.fd)
+    tickets.set(guest, [...tickets.get(guest) ?? [], ticket])
+    published.push({ address, port: opened.port, guest })
+  }
+  return { tickets, published }
+}
+
+/** Gives a descriptor to a process, and closes ours: its ticket. */
+export async function giveFd(handle: ProcessHandle, fd: number): Promise<number> {
+  try {
+    return await shareFd(handle, fd)
+  } finally {
+    closeFd(fd)
+  }
+}
+
+/** Gives a descriptor to a process; ours stays open: its ticket. */
+export async function shareFd(handle: ProcessHandle, fd: number): Promise<number> {
+  const ticket = handle.nextTicket++
+  const until = performance.now() + GIVE_MS_MAX
+  for (;;) {
+    try {
+      sendFd(join(handle.runFolder, 'f'), fd, ticket)
+      return ticket
+    } catch (error) {
+      // Few fit into the kernel's queue where nobody may make it longer: the process takes them as it reads messages.
+      if ((error as NodeJS.ErrnoException).code !== 'EAGAIN' || performance.now() > until) throw error
+      await sleep(GIVE_AGAIN_MS)
+    }
+  }
+}
+
+const GIVE_AGAIN_MS = 1
+const GIVE_MS_MAX = 5000
+
+function refusal(address: string, code: string): CellarError {
+  if (code === 'EADDRINUSE') return new CellarError('PORT_IN_USE', [address])
+  return new CellarError('LISTEN_FAILED', [address, REASONS[code] ?? code])
+}
+
+const REASONS: Record<string, string> = {
+  EACCES: 'the system reserves this port for the administrator',
+  EADDRNOTAVAIL: 'no interface of this machine has the address',
+  EAFNOSUPPORT: 'this machine has no such address family',
+}

@@ -1,0 +1,321 @@
+// host/processes.ts: the cell processes of a host: starting them, finding them again, noticing their end.
+//
+// A process has a number that no other has while anything is left of it, and a folder run/N that is made before it is started. Whoever finds
+// run/N after a crash can tell what became of it: its socket answers, or nobody will ever listen there (then the folder
+// is moved away first: a process that was about to listen finds it gone and ends). A process is started detached, in a
+// session of its own: it outlives the host. Elsewhere: walls around it (jail.ts), what is said (process_link.ts), what
+// its guests are to do (lifecycle.ts).
+
+import { spawn } from 'node:child_process'
+import { chownSync, closeSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync }
+  from 'node:fs'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { CellarError } from '../base/errors.ts'
+import { CELLS_PER_PROCESS_MAX, QUANTUM_NS_DEFAULT } from '../base/limits.ts'
+import type { Log } from '../base/log.ts'
+import { jailCommand, ownFolder } from './jail.ts'
+import type { Paths } from './paths.ts'
+import { ProcessLink, type LinkHandlers } from './process_link.ts'
+import type { FromProcess, ProcessConfig } from './protocol.ts'
+import { makeProjectFolder } from './project_folder.ts'
+import type { Store } from './store.ts'
+
+/** How long a process may take until it listens. */
+const START_MS_MAX = 15_000
+/** How often a new process is tried. */
+const TRY_MS = 4
+/** How long a process that runs but doesn't answer is tried again. */
+const RECONNECT_MS_MAX = 5000
+/** A process without guests is kept so long for the next one. */
+const IDLE_MS = 30_000
+
+/** A project whose process could not be started is left alone for so long. */
+const FAILED_MS = 1000
+
+/** A cell process, as the host has it. */
+export type ProcessHandle = {
+  readonly id: number; readonly project: string; readonly runFolder: string
+  pid: number
+  link: ProcessLink | undefined
+  hasAnswered: boolean
+  /** Guests that are in it, or on their way. */
+  readonly guests: Set<string>
+  /** Volumes that are in use in it, and by how many guests: their quotas are counted there. */
+  readonly volumes: Map<string, number>
+  isDraining: boolean
+  idle: NodeJS.Timeout | undefined
+  /** Begins anywhere: a ticket of an earlier host may still lie there. */
+  nextTicket: number
+}
+
+/** What the rest of the host does about processes. */
+export type ProcessEvents = {
+  hello(handle: ProcessHandle, hello: Extract<FromProcess, { pid: number }>): void
+  message(handle: ProcessHandle, message: FromProcess): void
+  lost(handle: ProcessHandle, why: string): void
+}
+
+type Parts = {
+  readonly paths: Paths; readonly store: Store; readonly log: Log; readonly events: ProcessEvents
+  readonly uidOf: (project: string) => number | undefined
+  readonly nextId: () => number
+  /** Projects of the processes that an earlier host has started, by number. */
+  readonly known: ReadonlyMap<number, string>
+}
+
+/** All cell processes. */
+export class Processes {
+  readonly all = new Map<number, ProcessHandle>()
+  readonly #starting = new Map<string, Promise<ProcessHandle>>()
+  readonly #parts: Parts
+  #isClosed = false
+
+  constructor(parts: Parts) {
+    this.#parts = parts
+    mkdirSync(parts.paths.runs, { recursive: true, mode: 0o711 })
+  }
+
+  /**
+   * A process for one more guest of the project, which is counted in it at once: one that has its volumes in use, else
+   * the fullest with room, else a new one. Throws CellarError.
+   */
+  async take(project: string, guest: string, volumes: readonly string[]): Promise<ProcessHandle> {
+    for (;;) {
+      const handle = this.#choose(project, volumes) ?? await this.#start(project)
+      // While it started others may have filled it.
+      if (this.#choose(project, volumes) !== handle && handle.guests.size >= CELLS_PER_PROCESS_MAX) continue
+      this.join(handle, guest, volumes)
+      return handle
+    }
+  }
+
+  /** Counts a guest in a process. */
+  join(handle: ProcessHandle, guest: string, volumes: readonly string[]): void {
+    clearTimeout(handle.idle)
+    if (handle.guests.has(guest)) return
+    handle.guests.add(guest)
+    for (const volume of volumes) handle.volumes.set(volume, (handle.volumes.get(volume) ?? 0) + 1)
+  }
+
+  /** The guest is no longer in it. */
+  leave(handle: ProcessHandle, guest: string, volumes: readonly string[]): void {
+    if (!handle.guests.delete(guest)) return
+    for (const volume of volumes) {
+      const left = (handle.volumes.get(volume) ?? 1) - 1
+      if (left > 0) handle.volumes.set(volume, left)
+      else handle.volumes.delete(volume)
+    }
+    if (handle.guests.size > 0) return
+    clearTimeout(handle.idle)
+    handle.idle = setTimeout(() => this.#drain(handle), IDLE_MS).unref()
+  }
+
+  /** Connects to the processes that an earlier host has left, and clears away what is left of others. */
+  async discover(): Promise<void> {
+    const { paths } = this.#parts
+    await Promise.all(readdirSync(paths.runs).map(async (name) => {
+      const id = Number(name)
+      const folder = join(paths.runs, name)
+      // What was being cleared away.
+      if (!Number.isInteger(id)) return rmSync(folder, { recursive: true, force: true })
+      const project = this.#parts.known.get(id)
+      const handle = newHandle(id, project ?? '', folder)
+      this.all.set(id, handle)
+      if (project !== undefined && await this.#connect(handle, RECONNECT_MS_MAX)) return
+      this.kill(handle)
+      this.#lose(handle, 'it was gone')
+    }))
+  }
+
+  /** Ends the connections. The processes go on. */
+  close(): void {
+    this.#isClosed = true
+    for (const { link, idle } of this.all.values()) {
+      clearTimeout(idle)
+      link?.close()
+    }
+  }
+
+  /** Ends a process at once, guests and all. */
+  kill(handle: ProcessHandle): void {
+    // One that an earlier host has started, and that never said hello to us: it may hang, or be about to start.
+    const pids = handle.pid === 0 ? processesOf(handle.runFolder) : isOurs(handle) ? [handle.pid] : []
+    for (const pid of pids) {
+      try {
+        process.kill(pid, 'SIGKILL')
+      } catch { /* It has just ended. */ }
+    }
+  }
+
+  #choose(project: string, volumes: readonly string[]): ProcessHandle | undefined {
+    let best: ProcessHandle | undefined
+    for (const handle of this.all.values()) {
+      if (handle.project !== project || handle.link === undefined || handle.isDraining) continue
+      if (volumes.some((volume) => handle.volumes.has(volume))) return handle
+      if (handle.guests.size < CELLS_PER_PROCESS_MAX && handle.guests.size >= (best?.guests.size ?? 0)) best = handle
+    }
+    return best
+  }
+
+  #start(project: string): Promise<ProcessHandle> {
+    const pending = this.#starting.get(project)
+    if (pending !== undefined) return pending
+    const started = this.#startNow(project)
+    this.#starting.set(project, started)
+    const forget = (): void => { this.#starting.delete(project) }
+    // What has just failed isn't tried again for each guest that waits for it.
+    started.then(forget, () => setTimeout(forget, FAILED_MS).unref())
+    return started
+  }
+
+  async #startNow(project: string): Promise<ProcessHandle> {
+    const { paths, store, nextId, uidOf } = this.#parts
+    const id = nextId()
+    await store.commit((tx) => tx.putProcess({ id, project, pid: 0, createdAt: Date.now() }))
+    const handle = newHandle(id, project, paths.run(id))
+    const uid = uidOf(project)
+    const config: ProcessConfig = {
+      process: id, project, runFolder: handle.runFolder, blobFolder: join(paths.state, 'blobs'),
+      cacheFolder: paths.cache(project), logFolder: paths.logs(project), quantumNs: QUANTUM_NS_DEFAULT,
+    }
+    // The project's user may change what is in its own folders, and never what is above them: we work there by path.
+    makeProjectFolder(paths, project, uid)
+    mkdirSync(handle.runFolder, { mode: 0o700 })
+    const file = join(handle.runFolder, 'config.json')
+    writeFileSync(file, JSON.stringify(config), { mode: 0o600 })
+    if (uid !== undefined) chownSync(file, uid, uid)
+    ownFolder(handle.runFolder, uid)
+    this.all.set(id, handle)
+    const why = this.#spawn(handle, uid)
+    if (!await this.#connect(handle, START_MS_MAX, why)) {
+      const reason = lastWords(paths.processLog(id)) ?? why.text ?? 'it did not answer in time'
+      this.kill(handle)
+      this.#lose(handle, reason)
+      throw new CellarError('PROCESS_LOST', [project, reason])
+    }
+    return handle
+  }
+
+  #spawn(handle: ProcessHandle, uid: number | undefined): { text: string | undefined } {
+    const { paths, log } = this.#parts
+    const { file, args, env } = jailCommand({ runFolder: handle.runFolder, projectFolder: paths.project(handle.project),
+      blobFolder: join(paths.state, 'blobs'), ...(uid === undefined ? {} : { uid }) })
+    mkdirSync(paths.log, { recursive: true, mode: 0o700 })
+    const output = openSync(paths.processLog(handle.id), 'a', 0o600)
+    const why: { text: string | undefined } = { text: undefined }
+    const child = spawn(file, args, { env, detached: true, stdio: ['ignore', output, output], cwd: handle.runFolder })
+    closeSync(output)
+    handle.pid = child.pid ?? 0
+    child.once('error', (error) => { why.text = error.message })
+    child.once('exit', (code, signal) => {
+      why.text = signal === null ? `it ended with status ${code}` : `it was ended by ${signal}`
+      log.info('cell process ended', { process: handle.id, project: handle.project, why: why.text })
+      // One that never said hello is lost by who waits for it.
+      if (handle.hasAnswered) this.#lose(handle, why.text)
+    })
+    child.unref()
+    log.info('cell process started', { process: handle.id, project: handle.project, pid: handle.pid })
+    return why
+  }
+
+  // True when it has said hello. Tries until then, unless `why` tells that it has ended.
+  async #connect(handle: ProcessHandle, timeoutMs: number, why?: { text: string | undefined }): Promise<boolean> {
+    const until = performance.now() + timeoutMs
+    const handlers: LinkHandlers = {
+      message: (message) => this.#parts.events.message(handle, message),
+      closed: () => { void this.#reconnect(handle) },
+    }
+    while (performance.now() < until && why?.text === undefined && !this.#isClosed) {
+      try {
+        const link = await ProcessLink.connect(handle.runFolder, handlers)
+        // Its socket lies in a folder of its own: it may lead to another process.
+        if (link.hello.process !== handle.id || link.hello.project !== handle.project) {
+          link.close()
+          return false
+        }
+        handle.link = link
+        handle.hasAnswered = true
+        handle.pid = link.hello.pid
+        this.#parts.events.hello(handle, link.hello)
+        return true
+      } catch (error) {
+        const { code } = error as NodeJS.ErrnoException
+        // A socket that nobody listens on: whoever made it is dead. One that isn't there yet may come.
+        if (code === 'ECONNREFUSED' && why === undefined) return false
+        if (why === undefined && handle.pid === 0 && code === 'ENOENT' && performance.now() > until - timeoutMs + 2000) {
+          return false
+        }
+        await sleep(TRY_MS)
+      }
+    }
+    return false
+  }
+
+  async #reconnect(handle: ProcessHandle): Promise<void> {
+    handle.link = undefined
+    if (this.#isClosed || !this.all.has(handle.id)) return
+    // A moment, for the kernel to tell of its end: then we know why.
+    await sleep(20)
+    if (!this.all.has(handle.id)) return
+    if (isOurs(handle) && await this.#connect(handle, RECONNECT_MS_MAX)) return
+    if (!this.all.has(handle.id) || this.#isClosed) return
+    // It runs and doesn't answer: nobody else may own what is in it.
+    this.kill(handle)
+    this.#lose(handle, 'it did not answer')
+  }
+
+  #lose(handle: ProcessHandle, why: string): void {
+    if (this.#isClosed || !this.all.delete(handle.id)) return
+    clearTimeout(handle.idle)
+    handle.link?.close()
+    handle.link = undefined
+    const { paths, store, log, events } = this.#parts
+    const dead = join(paths.runs, `.dead-${handle.id}`)
+    try {
+      renameSync(handle.runFolder, dead)
+      rmSync(dead, { recursive: true, force: true })
+      const output = paths.processLog(handle.id)
+      if (statSync(output, { throwIfNoEntry: false })?.size === 0) rmSync(output)
+    } catch (error) {
+      log.warn('cannot clear away a cell process', { process: handle.id, why: (error as Error).message })
+    }
+    void store.commit((tx) => tx.deleteProcess(handle.id)).catch(() => {})
+    events.lost(handle, why)
+  }
+
+  #drain(handle: ProcessHandle): void {
+    if (handle.guests.size > 0 || handle.link === undefined) return
+    handle.isDraining = true
+    handle.link.send({ drain: true })
+  }
+}
+
+function newHandle(id: number, project: string, runFolder: string): ProcessHandle {
+  return { id, project, runFolder, pid: 0, link: undefined, hasAnswered: false, guests: new Set(), volumes: new Map(), isDraining: false,
+    idle: undefined, nextTicket: Math.floor(Math.random() * 2 ** 40) }
+}
+
+// A number of a process may be another's by now: ours has its run folder on its command line or as its folder.
+function isOurs({ pid, runFolder }: Pick<ProcessHandle, 'pid' | 'runFolder'>): boolean {
+  if (pid <= 1) return false
+  try {
+    // The launcher has it in its JSON, the process as its last word.
+    const words = readFileSync(`/proc/${pid}/cmdline`, 'utf8')
+    return words.includes(`\0${runFolder}\0`) || words.includes(JSON.stringify(runFolder))
+  } catch {
+    return false
+  }
+}
+
+// Every process that was started for a run folder: it is a word of its command line.
+function processesOf(runFolder: string): number[] {
+  return readdirSync('/proc').map(Number).filter((pid) => pid > 1 && isOurs({ pid, runFolder }))
+}
+
+// Why it has ended, if it has said so: its launcher says it in a line.
+function lastWords(path: string): string | undefined {
+  return /^cellar: (.*)$/m.exec(readFileSync(path, 'utf8').slice(0, WORDS_LENGTH_MAX))?.[1]
+}
+
+const WORDS_LENGTH_MAX = 65_536

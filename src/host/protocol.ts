@@ -1,0 +1,132 @@
+// host/protocol.ts: what the host and a cell process say to each other.
+//
+// A cell process listens on a socket of its run folder (`c`, stream); the host connects, after a restart anew. Each side
+// sends frames (frames.ts): JSON messages, or bytes of a stream with its number. Descriptors travel apart, as datagrams
+// with SCM_RIGHTS to the process's second socket (`f`): the host sends the descriptor first, then the message that
+// names it by its ticket, so that the process finds it there when it reads the message.
+//
+// The process is the truth about what runs, the host about what should. The process keeps an end until the host has
+// acknowledged it: no end is lost while no host is there. It says nothing before its hello, and an end that is told
+// there may be told again after it. JSON has no Infinity: terms without a limit have null there. Elsewhere: the process
+// (cell_process.ts), the host's side of a connection (process_link.ts).
+
+import type { Outcome, Usage } from '../cell/cell.ts'
+import type { Call } from '../cell/library.ts'
+import type { Figures } from '../cell/pcpu_worker.ts'
+import type { Terms } from '../sched/node.ts'
+import type { Health } from './spec.ts'
+
+export const PROTOCOL_VERSION = 1
+
+/** What a cell process is started with: JSON in `config.json` of its run folder. Paths are absolute. */
+export type ProcessConfig = {
+  readonly process: number; readonly project: string
+  /** Its own folder: sockets `c` and `f`, config.json. It ends itself when this is gone and no host is connected. */
+  readonly runFolder: string
+  /** Blobs by digest: `sha256/HEX`. */
+  readonly blobFolder: string
+  /** Where it keeps translations and logs: its own to write. */
+  readonly cacheFolder: string; readonly logFolder: string
+  readonly quantumNs: number
+}
+
+/** A volume as a process sees it. */
+export type MountedVolume = {
+  /** The folder on the host. */
+  readonly path: string; readonly guest: string; readonly readOnly: boolean
+  /** Most bytes that it may hold; undefined: not bounded (a folder of `files`). */
+  readonly sizeBytes?: number | undefined
+}
+
+/** A cell to be started. `run` counts the starts of one guest: an answer about an earlier run is recognised. */
+export type GuestLaunch = {
+  readonly id: string; readonly run: number; readonly name: string
+  /** The module's digest, `sha256:HEX`; the process reads it from the blob folder. */
+  readonly module: string
+  readonly args: readonly string[]; readonly env: readonly (readonly [string, string])[]
+  readonly memoryPagesMax: number
+  readonly stubs: readonly string[]; readonly calls?: readonly Call[] | undefined
+  readonly deterministic: boolean; readonly unbounded: boolean
+  readonly terms: Terms; readonly pool?: string | undefined
+  readonly volumes: readonly MountedVolume[]
+  /** One listening descriptor each, in this order. `fds`: tickets of sockets that the host has opened for it. */
+  readonly ports: readonly { readonly port: number; readonly tickets: readonly number[] }[]
+  readonly connect: readonly { readonly name: string; readonly port: number }[]
+  /** Networks by name, of its project: empty if it is in none. */
+  readonly networks: readonly string[]
+  readonly health?: Health | undefined
+  readonly stdin: boolean
+  readonly timeoutNs?: number | undefined
+  /** It writes to this stream in place of its log, and reads from it: one of `exec`. */
+  readonly stream?: number | undefined
+}
+
+/** How a cell ended. */
+export type GuestEnd = {
+  readonly id: string; readonly run: number
+  readonly outcome: Outcome | { readonly kind: 'failed'; readonly code: string; readonly values: readonly unknown[] }
+  readonly usage?: Usage | undefined
+  /** Milliseconds since 1970. */
+  readonly startedAt?: number | undefined; readonly endedAt: number
+  /** It was stopped by the host (`stop`), by its timeout, or since it was unhealthy; undefined: it ended by itself. */
+  readonly by?: 'stop' | 'timeout' | 'unhealthy' | undefined
+}
+
+/** A cell that a process has. */
+export type GuestState = {
+  readonly id: string; readonly run: number; readonly startedAt: number; readonly healthy?: boolean | undefined
+}
+
+/** Host → process. */
+export type ToProcess =
+  | { readonly hello: number; readonly version: string }
+  | { readonly start: GuestLaunch }
+  | { readonly stop: string; readonly run: number; readonly signal: number }
+  | { readonly ack: string; readonly run: number }
+  | { readonly terms: string; readonly to: Terms }
+  | { readonly pool: string; readonly to: Terms }
+  | { readonly figures: number }
+  /** Its output from now on as a stream, and the stream's bytes as its input. */
+  | { readonly attach: string; readonly stream: number }
+  /** The guest's input is at its end; or nobody is there any more, which ends a guest of `exec` by SIGHUP. */
+  | { readonly eof: number } | { readonly detach: number }
+  /** The process may send so many bytes more on the stream. */
+  | { readonly credit: number; readonly bytes: number }
+  /** Answers of `dial`: a ticket of a connected socket, or an errno of base/errno.ts. */
+  | { readonly dialled: number; readonly ticket?: number; readonly errno?: number }
+  /** A connection from a cell of another process, for a guest's port. */
+  | { readonly incoming: string; readonly port: number; readonly ticket: number; readonly request: number }
+  /** No more guests come: it ends when the last has ended. */
+  | { readonly drain: true }
+
+/** Process → host. */
+export type FromProcess =
+  | {
+    readonly hello: number; readonly process: number; readonly project: string; readonly pid: number
+    readonly guests: readonly GuestState[]; readonly ends: readonly GuestEnd[]
+  }
+  | { readonly started: string; readonly run: number; readonly startedAt: number }
+  | { readonly ended: GuestEnd }
+  | { readonly health: string; readonly run: number; readonly healthy: boolean; readonly why: string }
+  | { readonly figures: number; readonly guests: Readonly<Record<string, GuestFigures>>; readonly process: ProcessFigures }
+  /** A guest wants to reach NAME:PORT, and it isn't in this process: a peer elsewhere, or outside. */
+  | { readonly dial: number; readonly id: string; readonly name: string; readonly port: number }
+  | { readonly incoming: number; readonly errno: number }
+  /** All that the stream had was sent: the guest's output has ended. `status`: of `exec`. */
+  | { readonly eof: number; readonly status?: number }
+  | { readonly credit: number; readonly bytes: number }
+  /** Something for the log: a health check that fails, a worker that died. */
+  | { readonly say: string; readonly id?: string | undefined }
+
+/** What became of a running cell's time and memory. */
+export type GuestFigures = Omit<Figures, 'id' | 'waitedFor'> & {
+  readonly pcpu: number
+  /** The first few; '' for cells that have ended. */
+  readonly waitedFor: readonly (readonly [id: string, ns: number])[]
+  readonly hypercalls: number
+}
+
+export type ProcessFigures = { readonly memoryBytes: number; readonly cpuNs: number; readonly cells: number }
+
+/** Streams of one attachment: bytes of a frame begin with one of these. */
+export const STDIN = 0, STDOUT = 1, STDERR = 2

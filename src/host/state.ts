@@ -1,0 +1,200 @@
+// host/state.ts: all that the host knows, in memory: what the database holds, and what is going on now.
+//
+// The database is for a restart; every answer comes from here. A change is committed first, or it is one that a
+// restart finds out anew (a guest that runs, a process that is connected). Sums of what is promised are kept as guests
+// come and go. Elsewhere: rows (rows.ts), who changes them (host.ts, lifecycle.ts).
+
+import { CellarError } from '../base/errors.ts'
+import { ofHost, ofPool, type Promised } from './admission.ts'
+import type { GuestView, Phase } from './operator.ts'
+import type { ProcessHandle } from './processes.ts'
+import type { GuestRow, ImageNameRow, NetworkRow, PoolRow, ProjectRow, SecretRow, VolumeRow } from './rows.ts'
+import { cpuPart, parsePort } from './spec.ts'
+
+/** A guest: its row, and what of it only this host's run knows. */
+export class Guest {
+  row: GuestRow
+  /** The process that it is in, or on its way to. */
+  handle: ProcessHandle | undefined
+  /** Volumes that are counted for it there. */
+  volumes: readonly string[] = []
+  /** Failures in a row. */
+  failures = 0
+  /** Monotonic ms of its start. */
+  startedMs = 0
+  retryAt: number | undefined
+  retry: NodeJS.Timeout | undefined
+  readonly #waiters = new Set<() => void>()
+
+  constructor(row: GuestRow) {
+    this.row = row
+  }
+
+  /** Somebody may wait for what it is now. */
+  changed(): void {
+    for (const wake of [...this.#waiters]) wake()
+  }
+
+  /** Resolves when it is in one of the phases (true), or after `timeoutMs` (false). */
+  async reaches(phases: readonly Phase[], timeoutMs: number): Promise<boolean> {
+    const { promise, resolve } = Promise.withResolvers<boolean>()
+    const look = (): void => { if (phases.includes(this.row.phase)) resolve(true) }
+    const timer = setTimeout(resolve, timeoutMs, false)
+    this.#waiters.add(look)
+    look()
+    try {
+      return await promise
+    } finally {
+      clearTimeout(timer)
+      this.#waiters.delete(look)
+    }
+  }
+
+  view(): GuestView {
+    const { row } = this
+    return {
+      id: row.id, project: row.project, name: row.name, kind: 'cell', spec: row.spec, digest: row.digest,
+      generation: row.generation, desired: row.desired, phase: row.phase, createdAt: row.createdAt,
+      restarts: row.restarts, ports: row.ports,
+      ...(row.healthy === null ? {} : { healthy: row.healthy }),
+      ...(row.startedAt === null ? {} : { startedAt: row.startedAt }),
+      ...(row.endedAt === null ? {} : { endedAt: row.endedAt }),
+      ...(row.exit === null ? {} : { exit: row.exit }),
+      ...(this.retryAt === undefined ? {} : { retryAt: this.retryAt }),
+      ...(this.handle === undefined ? {} : { process: this.handle.id }),
+    }
+  }
+}
+
+/** Phases in which a guest is in a process, or on its way. */
+export const ACTIVE: readonly Phase[] = ['starting', 'running', 'stopping']
+
+/** All rows, by what they are asked for. */
+export class State {
+  readonly projects = new Map<string, ProjectRow>()
+  readonly guests = new Map<string, Guest>()
+  readonly #names = new Map<string, Map<string, Guest>>()
+  readonly pools = new Map<string, PoolRow>()
+  readonly volumes = new Map<string, VolumeRow>()
+  /** Volumes whose files are being shared with a clone: nobody may start to write them meanwhile. */
+  readonly heldVolumes = new Set<string>()
+  readonly networks = new Map<string, NetworkRow>()
+  readonly secrets = new Map<string, SecretRow>()
+  readonly images = new Map<string, ImageNameRow>()
+  /** What guests that are to run, and pools, are promised; and cells of each pool. */
+  readonly promised: Promised = { cpu: 0, memoryBytes: 0 }
+  readonly #inPools = new Map<string, Promised>()
+  /** Published addresses of guests that are to run. */
+  readonly #published = new Map<string, string>()
+
+  addGuest(row: GuestRow): Guest {
+    const guest = new Guest(row)
+    this.guests.set(row.id, guest)
+    let names = this.#names.get(row.project)
+    if (names === undefined) this.#names.set(row.project, names = new Map())
+    names.set(row.name, guest)
+    this.charge(row, 1)
+    return guest
+  }
+
+  removeGuest(guest: Guest): void {
+    this.guests.delete(guest.row.id)
+    const names = this.#names.get(guest.row.project)
+    names?.delete(guest.row.name)
+    if (names?.size === 0) this.#names.delete(guest.row.project)
+    this.charge(guest.row, -1)
+  }
+
+  /** Gives a guest another row, its promises with it. */
+  setRow(guest: Guest, row: GuestRow): void {
+    this.charge(guest.row, -1)
+    guest.row = row
+    this.charge(row, 1)
+  }
+
+  /** Counts (1) or no longer counts (-1) what a guest is promised, if it is to run. */
+  charge(row: GuestRow, sign: 1 | -1): void {
+    if (row.desired !== 'running') return
+    add(this.promised, ofHost(row.spec), sign)
+    if (row.spec.pool !== undefined) add(this.inPool(row.project, row.spec.pool), ofPool(row.spec), sign)
+    for (const address of publishedBy(row)) {
+      if (sign === 1) this.#published.set(address, row.id)
+      else if (this.#published.get(address) === row.id) this.#published.delete(address)
+    }
+  }
+
+  putPool(row: PoolRow): void {
+    this.deletePool(row.project, row.name)
+    this.pools.set(keyOf(row.project, row.name), row)
+    this.promised.cpu += cpuPart(row.spec['cpu-reservation'], 0)
+  }
+
+  deletePool(project: string, name: string): void {
+    const row = this.pools.get(keyOf(project, name))
+    if (row === undefined) return
+    this.pools.delete(keyOf(project, name))
+    this.promised.cpu -= cpuPart(row.spec['cpu-reservation'], 0)
+  }
+
+  inPool(project: string, pool: string): Promised {
+    const key = keyOf(project, pool)
+    let sums = this.#inPools.get(key)
+    if (sums === undefined) this.#inPools.set(key, sums = { cpu: 0, memoryBytes: 0 })
+    return sums
+  }
+
+  /** Throws PORT_TAKEN if another guest publishes what this one wants to. */
+  checkPorts(row: GuestRow): void {
+    for (const address of publishedBy(row)) {
+      const by = this.guests.get(this.#published.get(address) ?? '')
+      if (by !== undefined && by.row.id !== row.id) {
+        throw new CellarError('PORT_TAKEN', [row.name, address, `${by.row.project}/${by.row.name}`])
+      }
+    }
+  }
+
+  ofProject(project: string): Guest[] {
+    return [...this.#names.get(project)?.values() ?? []]
+  }
+
+  countOf(project: string): number {
+    return this.#names.get(project)?.size ?? 0
+  }
+
+  byName(project: string, name: string): Guest | undefined {
+    return this.#names.get(project)?.get(name)
+  }
+
+  /** By name, id, or a prefix of an id that only one has. Throws NOT_FOUND. */
+  guest(project: string, nameOrId: string): Guest {
+    const exact = this.byName(project, nameOrId) ?? this.guests.get(nameOrId)
+    if (exact !== undefined && exact.row.project === project) return exact
+    const found = nameOrId.length < ID_PREFIX_MIN ? []
+      : this.ofProject(project).filter(({ row }) => row.id.startsWith(nameOrId))
+    if (found.length !== 1) throw new CellarError('NOT_FOUND', ['guest', nameOrId])
+    return found[0]!
+  }
+
+  /** The rows of a project in one of the maps. */
+  of<T extends { readonly project: string }>(map: ReadonlyMap<string, T>, project: string): T[] {
+    return [...map.values()].filter((row) => row.project === project)
+  }
+}
+
+/** The key of what has a name in a project. A project's name has no slash. */
+export function keyOf(project: string, name: string): string {
+  return `${project}/${name}`
+}
+
+function publishedBy({ spec }: GuestRow): string[] {
+  return spec.ports.map((text) => parsePort(text)!).filter(({ port }) => port !== 0)
+    .map(({ address, port }) => address.includes(':') ? `[${address}]:${port}` : `${address}:${port}`)
+}
+
+function add(sums: Promised, more: Promised, sign: 1 | -1): void {
+  sums.cpu += sign * more.cpu
+  sums.memoryBytes += sign * more.memoryBytes
+}
+
+/** A shorter prefix of an id is more likely a name that doesn't exist. */
+const ID_PREFIX_MIN = 4

@@ -1,0 +1,207 @@
+// host/volume_actions.ts: what operators do with volumes.
+//
+// The row of a volume says what is true of its folder: `creating` before there is one, `ready`, `deleting` once nobody
+// may use it any more. A host that is killed meanwhile finishes at its next start: what was being created is removed,
+// what was being removed as well. Elsewhere: folders (volumes.ts), archives (volume_archive.ts).
+
+import type { Readable } from 'node:stream'
+import { CellarError } from '../base/errors.ts'
+import { formatSize, parseSize } from '../base/units.ts'
+import { checkName } from './guest_actions.ts'
+import { volumesOf } from './lifecycle.ts'
+import type { Actor, OperationView, VolumeView } from './operator.ts'
+import type { Operations } from './operations.ts'
+import type { Paths } from './paths.ts'
+import { found, type ProjectActions } from './project_actions.ts'
+import type { VolumeRow } from './rows.ts'
+import type { VolumeSpec } from './spec.ts'
+import { ACTIVE, keyOf, type Guest, type State } from './state.ts'
+import type { Store } from './store.ts'
+import { readArchive, writeArchive } from './volume_archive.ts'
+import { VolumeFolders } from './volumes.ts'
+
+type Parts = {
+  readonly state: State; readonly store: Store; readonly operations: Operations; readonly projects: ProjectActions
+  readonly paths: Paths
+}
+
+/** Actions on volumes. */
+export class VolumeActions {
+  readonly #parts: Parts
+
+  constructor(parts: Parts) {
+    this.#parts = parts
+  }
+
+  /** Creates a volume, empty or as another one is now. */
+  async create(project: string, name: string, spec: VolumeSpec, by: Actor): Promise<VolumeView> {
+    const { projects, operations } = this.#parts
+    await projects.ensure(project)
+    if (spec.clone !== undefined) {
+      const { id } = await this.clone(project, spec.clone, name, by, parseSize(spec.size))
+      const { error } = await operations.wait(id, CLONE_MS_MAX)
+      if (error !== undefined) throw new CellarError('OPERATION_INTERRUPTED', [`the clone: ${error.detail}`])
+      return this.view(this.#row(project, name))
+    }
+    const row = await this.#begin({ project, name, sizeBytes: parseSize(spec.size)!, createdAt: Date.now(),
+      clonedFrom: null, state: 'creating' })
+    try {
+      await this.#folders(project).create(name)
+      return this.view(await this.#finish(row))
+    } catch (error) {
+      await this.#giveUp(row)
+      throw error
+    }
+  }
+
+  /** Clones one in the background. */
+  async clone(project: string, name: string, to: string, by: Actor, sizeBytes?: number): Promise<OperationView> {
+    const source = this.#row(project, name)
+    const size = sizeBytes ?? source.sizeBytes
+    if (size < source.sizeBytes) throw new CellarError('VOLUME_TOO_SMALL', [to, formatSize(size), `a clone of "${name}"`])
+    const row = await this.#begin({ project, name: to, sizeBytes: size, createdAt: Date.now(), clonedFrom: name,
+      state: 'creating' })
+    return await this.#parts.operations.start('volume.clone', `${project}/${name}`, by, async ({ progress, signal }) => {
+      // Files are shared with the clone only if no guest has the volume, nor gets it meanwhile; else they are copied.
+      const inUse = this.#users(project, name).length > 0
+      const { heldVolumes } = this.#parts.state
+      if (!inUse) heldVolumes.add(keyOf(project, name))
+      try {
+        await this.#folders(project).clone(name, to, { inUse, signal,
+          progress: (done, total) => progress(done, total, 'files') })
+        await this.#finish(row)
+        return { volume: to }
+      } catch (error) {
+        await this.#giveUp(row)
+        throw error
+      } finally {
+        heldVolumes.delete(keyOf(project, name))
+      }
+    })
+  }
+
+  /** Gives it another size: not less than it holds. */
+  async resize(project: string, name: string, sizeBytes: number): Promise<VolumeView> {
+    const { state, store } = this.#parts
+    const row = this.#row(project, name)
+    this.#checkUnused(project, name)
+    const used = await this.#folders(project).usage(name)
+    if (used > sizeBytes) throw new CellarError('VOLUME_TOO_SMALL', [name, formatSize(sizeBytes), formatSize(used)])
+    const next = { ...row, sizeBytes }
+    await store.commit((tx) => tx.putVolume(next))
+    state.volumes.set(keyOf(project, name), next)
+    return this.view(next)
+  }
+
+  /** Nobody can use it from now on; its files go in the background. */
+  async remove(project: string, name: string, by: Actor): Promise<OperationView> {
+    const { state, store, operations } = this.#parts
+    const row = this.#row(project, name)
+    const user = this.#users(project, name)[0]
+    if (user !== undefined) throw new CellarError('IN_USE', ['volume', name, user.row.name])
+    const next: VolumeRow = { ...row, state: 'deleting' }
+    state.volumes.set(keyOf(project, name), next)
+    await store.commit((tx) => tx.putVolume(next))
+    return await operations.start('volume.delete', `${project}/${name}`, by, async ({ progress }) => {
+      await this.#folders(project).remove(name, { progress: (done, total) => progress(done, total, 'files') })
+      await this.#giveUp(next)
+      return { volume: name }
+    })
+  }
+
+  /** As remove, of a project that goes. */
+  async removeNow(project: string, name: string): Promise<void> {
+    await this.#folders(project).remove(name)
+    await this.#giveUp({ ...this.#row(project, name), state: 'deleting' })
+  }
+
+  read(project: string, name: string, path: string): Readable {
+    this.#row(project, name)
+    return readArchive(this.#folders(project).path(name), path)
+  }
+
+  async write(project: string, name: string, path: string, archive: Readable): Promise<void> {
+    const { sizeBytes } = this.#row(project, name)
+    const uid = this.#parts.state.projects.get(project)?.uid ?? undefined
+    await writeArchive(this.#folders(project).path(name), path, archive, { sizeBytes, uid })
+  }
+
+  view({ project, name, sizeBytes, createdAt, clonedFrom }: VolumeRow): VolumeView {
+    return { project, name, sizeBytes, createdAt, guests: this.#users(project, name).map(({ row }) => row.name),
+      ...(clonedFrom === null ? {} : { clonedFrom }) }
+  }
+
+  /** Volumes that may be used. */
+  list(project: string): VolumeView[] {
+    const { state } = this.#parts
+    return state.of(state.volumes, project).filter((row) => row.state === 'ready').map((row) => this.view(row))
+  }
+
+  /** Finishes what an earlier host could not. At the start, before anything else is asked. */
+  async recover(): Promise<void> {
+    const { state } = this.#parts
+    for (const project of state.projects.keys()) await this.#folders(project).sweep()
+    for (const row of [...state.volumes.values()].filter((one) => one.state !== 'ready')) {
+      await this.#folders(row.project).remove(row.name).catch((error: unknown) => {
+        if (!(error instanceof CellarError && error.code === 'NOT_FOUND')) throw error
+      })
+      await this.#giveUp(row)
+    }
+  }
+
+  #row(project: string, name: string): VolumeRow {
+    const row = this.#parts.state.volumes.get(keyOf(project, name))
+    return found('volume', name, row?.state === 'ready' ? row : undefined)
+  }
+
+  async #begin(row: VolumeRow): Promise<VolumeRow> {
+    const { state, store } = this.#parts
+    checkName('volume', row.name)
+    const key = keyOf(row.project, row.name)
+    if (state.volumes.has(key)) throw new CellarError('EXISTS', ['volume', row.name])
+    state.volumes.set(key, row)
+    try {
+      await store.commit((tx) => tx.putVolume(row))
+    } catch (error) {
+      state.volumes.delete(key)
+      throw error
+    }
+    return row
+  }
+
+  async #finish(row: VolumeRow): Promise<VolumeRow> {
+    const { state, store } = this.#parts
+    const ready: VolumeRow = { ...row, state: 'ready' }
+    await store.commit((tx) => {
+      tx.putVolume(ready)
+      tx.event('volume.created', { project: row.project, data: { volume: row.name, clonedFrom: row.clonedFrom } })
+    })
+    state.volumes.set(keyOf(row.project, row.name), ready)
+    return ready
+  }
+
+  async #giveUp({ project, name, state: was }: VolumeRow): Promise<void> {
+    const { state, store } = this.#parts
+    await store.commit((tx) => {
+      tx.deleteVolume(project, name)
+      if (was === 'deleting') tx.event('volume.removed', { project, data: { volume: name } })
+    })
+    state.volumes.delete(keyOf(project, name))
+  }
+
+  #checkUnused(project: string, name: string): void {
+    const by = this.#users(project, name).filter(({ row }) => ACTIVE.includes(row.phase))
+    if (by.length > 0) throw new CellarError('VOLUME_IN_USE', [name, by.map(({ row }) => row.name).join(', ')])
+  }
+
+  #users(project: string, name: string): Guest[] {
+    return this.#parts.state.ofProject(project).filter(({ row }) => volumesOf(row).includes(name))
+  }
+
+  #folders(project: string): VolumeFolders {
+    const { state, paths } = this.#parts
+    return new VolumeFolders(paths.project(project), state.projects.get(project)?.uid ?? undefined)
+  }
+}
+
+const CLONE_MS_MAX = 600_000
