@@ -1,5 +1,5 @@
-// bench/crowd.ts: 100,000 idle cells on one host, in several processes: how long it takes to make them, what each costs,
-// and whether all answer.
+// bench/crowd.ts: 100,000 idle cells on one host, in several processes: how long it takes to make them, what each
+// costs, and whether all answer.
 //
 // Each cell (guests/idle.wasm) listens on a port of its own in the project's network, and answers with its name. Asking
 // all of them is the health check of each: the host's own means, through the process that has the cell.
@@ -28,7 +28,9 @@ export async function measure(): Promise<Figure[]> {
           image: 'idle', args: ['idle', `c${made + i}`], expose: [80], memory: '64KiB',
           health: { tcp: 80, interval: '1h', 'start-period': '1ms' },
         } })))
-      if (made % 10_000 === 0) process.stderr.write(`crowd: ${made} made in ${Math.round((performance.now() - begun) / 1000)} s\n`)
+      if (made % 10_000 === 0) {
+        process.stderr.write(`crowd: ${made} made in ${Math.round((performance.now() - begun) / 1000)} s\n`)
+      }
     }
     let view = await api<HostView>(host, 'GET', '/v1/host')
     while (view.running < CELLS) {
@@ -42,9 +44,10 @@ export async function measure(): Promise<Figure[]> {
     if (healthy < CELLS) throw new Error(`Only ${healthy} of ${CELLS} cells answer`)
     return [
       { name: 'crowd_make', value: seconds, unit: 's', baseline: CELLS / 1000, baselineOf: '1,000 cells in a second' },
-      { name: 'crowd_memory', value: processes.reduce((sum, x) => sum + x, 0) / CELLS / 1024, unit: 'KiB a cell', baseline: 64,
-        baselineOf: 'the page of memory that each has' },
-      { name: 'crowd_host_memory', value: (own - before) / CELLS / 1024, unit: 'KiB a cell', baseline: 1, baselineOf: '1 KiB' },
+      { name: 'crowd_memory', value: processes.reduce((sum, x) => sum + x, 0) / CELLS / 1024, unit: 'KiB a cell',
+        baseline: 64, baselineOf: 'the page of memory that each has' },
+      { name: 'crowd_host_memory', value: (own - before) / CELLS / 1024, unit: 'KiB a cell', baseline: 1,
+        baselineOf: '1 KiB' },
       { name: 'crowd_answer', value: healthy, unit: 'cells', baseline: CELLS, baselineOf: 'cells' },
     ]
   } finally {

@@ -1,8 +1,8 @@
 // bench/host.ts: what a host does in how long: `run -d`, many guests, its API, a published port.
 //
 // A host in a process of its own, asked over its socket, as its users ask. Baselines are measured in the same run: the
-// round trip of the API's cheapest answer, and for connections the same server in plain Node. 100,000 cells are a figure
-// of their own (crowd.ts): they take minutes.
+// round trip of the API's cheapest answer, and for connections the same server in plain Node. 100,000 cells are a
+// figure of their own (crowd.ts): they take minutes.
 
 import { spawn, type ChildProcess } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
@@ -162,7 +162,8 @@ async function steadily(host: Host): Promise<number[]> {
 async function published(host: Host): Promise<Figure[]> {
   const guest = await api<Guest>(host, 'POST', '/v1/projects/tcp/guests?wait=10s',
     { name: 'echo', spec: { image: 'echo', args: ['echo', '1000000'], ports: ['0:80'] } })
-  const plain = spawn(process.execPath, [fileURLToPath(import.meta.url), 'echo'], { stdio: ['pipe', 'pipe', 'inherit'] })
+  const plain = spawn(process.execPath, [fileURLToPath(import.meta.url), 'echo'],
+    { stdio: ['pipe', 'pipe', 'inherit'] })
   const plainPort = Number(await new Promise<string>((resolve) => plain.stdout.once('data', (data: Buffer) =>
     resolve(data.toString()))))
   try {
@@ -228,8 +229,8 @@ async function timed(host: Host, args: readonly string[]): Promise<number> {
   const times: number[] = []
   for (let i = 0; i < 7; i++) {
     const begun = performance.now()
-    await new Promise((resolve) => spawn(CELLAR, args, { stdio: 'ignore', env: { ...process.env, CELLAR_HOST: host.socket } })
-      .once('exit', resolve))
+    const env = { ...process.env, CELLAR_HOST: host.socket }
+    await new Promise((resolve) => spawn(CELLAR, args, { stdio: 'ignore', env }).once('exit', resolve))
     times.push(performance.now() - begun)
   }
   return percentile(times, 50)

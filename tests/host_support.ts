@@ -34,7 +34,9 @@ export type TestHost = {
 }
 
 /** An answer of the API. */
-export type ApiAnswer = { readonly status: number; readonly body: unknown; readonly headers: NodeJS.Dict<string | string[]> }
+export type ApiAnswer = {
+  readonly status: number; readonly body: unknown; readonly headers: NodeJS.Dict<string | string[]>
+}
 
 /** Starts a host on a folder of its own, or on `state`. */
 export async function startHost(args: readonly string[] = [], given?: string): Promise<TestHost> {
@@ -99,7 +101,7 @@ Promise<T> {
 }
 
 /** Process numbers of cell processes of a state folder. */
-export function processesOf(state: string): number[] {
+function processesOf(state: string): number[] {
   return readdirSync('/proc').filter((name) => /^\d+$/.test(name)).map(Number).filter((pid) => {
     try {
       const words = readFileSync(`/proc/${pid}/cmdline`, 'utf8')

@@ -48,7 +48,9 @@ async function ready(host: ChildProcess): Promise<void> {
 async function welcome(): Promise<void> {
   say(styleText('bold', '\ncellar apply -f examples/welcome.yaml'))
   say(cellar(['apply', '-f', 'examples/welcome.yaml']))
-  for (const name of ['web', 'counter', 'hog']) cellar(['wait', '-P', 'welcome', '--for', 'running', '--timeout', '20s', name])
+  for (const name of ['web', 'counter', 'hog']) {
+    cellar(['wait', '-P', 'welcome', '--for', 'running', '--timeout', '20s', name])
+  }
   const page = await fetch('http://127.0.0.1:8080/')
   say(`\nhttp://127.0.0.1:8080/ answers ${page.status}, ${(await page.text()).length} bytes; ` +
     `/api/count: ${await (await fetch('http://127.0.0.1:8080/api/count')).text()}`)

@@ -12,8 +12,8 @@ const entry = <A extends readonly unknown[]>(exit: Entry['exit'], message: (...v
   ({ exit, message, hint })
 
 /**
- * Exit 1: a host refused, as other clients of hosts have it; 124: its time was up; 125: we could not; 126: the program can't be run; 127: the program isn't there (as Docker
- * and POSIX shells).
+ * Exit 1: a host refused, as other clients of hosts have it; 124: its time was up; 125: we could not; 126: the program
+ * can't be run; 127: the program isn't there (as Docker and POSIX shells).
  */
 export const ERRORS = {
   USAGE: entry(125, (what: string) => what, "Run 'cellar help' or 'cellar COMMAND --help'"),

@@ -14,7 +14,8 @@ export const HOST_ERRORS = {
     'Stop that one first, or choose another folder with --state'),
   HOST_STATE_UNUSABLE: entry(500, (state: string, why: string) => `Cannot keep the host's state in "${state}": ${why}`,
     'Choose another folder with --state, or mend this one'),
-  HOST_STATE_DAMAGED: entry(500, (path: string, why: string) => `Cannot use the state in "${path}" as it is damaged: ${why}`,
+  HOST_STATE_DAMAGED: entry(500, (path: string, why: string) =>
+    `Cannot use the state in "${path}" as it is damaged: ${why}`,
     "'cellar host recover --state DIR' goes back to the latest backup and keeps the damaged file beside it"),
   HOST_STATE_NEWER: entry(500, (path: string, found: number, known: number) =>
     `Cannot use the state in "${path}" as a newer Cellar has written it: its version is ${found}, ours ${known}`,
@@ -62,14 +63,17 @@ export const HOST_ERRORS = {
     "List what there is: 'cellar ps -a', 'cellar KIND ls'"),
   EXISTS: entry(409, (kind: string, name: string) => `Cannot create ${kind} "${name}" as it exists`,
     'Choose another name, or remove it first'),
-  IN_USE: entry(409, (kind: string, name: string, by: string) => `Cannot change ${kind} "${name}" as it is in use by ${by}`,
+  IN_USE: entry(409, (kind: string, name: string, by: string) =>
+    `Cannot change ${kind} "${name}" as it is in use by ${by}`,
     'Stop or remove what uses it first'),
   NAME_INVALID: entry(422, (kind: string, name: string) => `Cannot call a ${kind} "${name}"`,
     'Names are of letters, digits, ".", "_" and "-", begin with a letter or digit, and have 40 characters at most'),
   REFERENCE_UNKNOWN: entry(422, (guest: string, kind: string, name: string) =>
     `Cannot create "${guest}" as there is no ${kind} "${name}"`, 'Create it first, or apply a manifest that has it'),
-  GUEST_RUNNING: entry(409, (name: string) => `Cannot remove "${name}" as it runs`, "Stop it first, or use 'rm --force'"),
-  GUEST_NOT_RUNNING: entry(409, (name: string, state: string) => `Cannot reach "${name}" as it doesn't run: it is ${state}`,
+  GUEST_RUNNING: entry(409, (name: string) => `Cannot remove "${name}" as it runs`,
+    "Stop it first, or use 'rm --force'"),
+  GUEST_NOT_RUNNING: entry(409, (name: string, state: string) =>
+    `Cannot reach "${name}" as it doesn't run: it is ${state}`,
     "Start it first: 'cellar start'"),
   GUEST_UNSUPPORTED: entry(422, (name: string, what: string) => `Cannot run "${name}" on a host: ${what}`,
     'See docs/reference/manifest.md for what a cell of a host may say'),

@@ -99,10 +99,10 @@ try() {
   echo "\${COMPREPLY[*]}"
 }
 for line in "$@"; do try "$line"; done`
+  const { execFile } = await import('node:child_process')
   const run = await new Promise<{ stdout: string; stderr: string }>((done) => {
-    void import('node:child_process').then(({ execFile }) => execFile('bash', ['-c', script, 'bash',
-      ...cases.map(([line]) => line)], { env, cwd: host.folder, timeout: 60_000 },
-    (_, stdout, stderr) => done({ stdout, stderr })))
+    execFile('bash', ['-c', script, 'bash', ...cases.map(([line]) => line)],
+      { env, cwd: host.folder, timeout: 60_000 }, (_, stdout, stderr) => done({ stdout, stderr }))
   })
   assert.deepEqual(run.stdout.split('\n').slice(0, -1), cases.map(([, expected]) => expected), run.stderr)
 })

@@ -99,7 +99,9 @@ function tlsOf(flags: Flags): NonNullable<ServeOptions['listen']>[number]['tls']
   }
   const certificates = Object.fromEntries((flags.client ?? []).map((text) => {
     const match = /^([^=]+)=(read|write|admin)(?::([A-Za-z0-9][\w.-]{0,39}))?$/.exec(text)
-    if (match === null) throw new CellarError('FLAG_VALUE_INVALID', ['--client', text, 'NAME=read|write|admin[:PROJECT]'])
+    if (match === null) {
+      throw new CellarError('FLAG_VALUE_INVALID', ['--client', text, 'NAME=read|write|admin[:PROJECT]'])
+    }
     const [, name, scope, project] = match
     return [name!, { scope: scope as Scope, ...(project === undefined ? {} : { project }) }]
   }))
@@ -111,7 +113,8 @@ function readPem(flag: string, path: string): string {
   try {
     return readFileSync(path, 'utf8')
   } catch (cause) {
-    throw new CellarError('FLAG_VALUE_INVALID', [flag, path, `a file that can be read: ${(cause as Error).message}`], { cause })
+    throw new CellarError('FLAG_VALUE_INVALID', [flag, path, `a file that can be read: ${(cause as Error).message}`],
+      { cause })
   }
 }
 

@@ -42,8 +42,8 @@ function open(path: string): [fd: number, size: number] {
     const fd = openSync(path, 'a', 0o640)
     return [fd, fstatSync(fd).size]
   } catch (cause) {
-    throw new CellarError('FLAG_VALUE_INVALID', ['--log', path, `a file that can be written: ${(cause as Error).message}`],
-      { cause })
+    throw new CellarError('FLAG_VALUE_INVALID',
+      ['--log', path, `a file that can be written: ${(cause as Error).message}`], { cause })
   }
 }
 

@@ -32,7 +32,7 @@ import { QUANTUM_NS_DEFAULT, WASM_PAGE_BYTES, WASM_PAGES_MAX } from '../base/lim
 import { parseDuration, parseSize } from '../base/units.ts'
 import type { Grants } from '../cell/pcpu.ts'
 import { ManifestFile } from '../host/manifest_file.ts'
-import { CELL_MANIFEST, cpuPart, MANIFEST, MANIFEST_CELL, parsePort, POOL_SPEC } from '../host/spec.ts'
+import { CELL_MANIFEST, cpuPart, MANIFEST, parsePort, type MANIFEST_CELL, type POOL_SPEC } from '../host/spec.ts'
 import { DEFAULT_TERMS, type Terms } from '../sched/node.ts'
 import { volume, type Launch } from './run.ts'
 import type { StackPlan } from './stack.ts'

@@ -59,10 +59,12 @@ export async function finish(host: Client, begun: readonly OperationView[],
     isInterrupted = true
     if (cancels) for (const { id } of begun) host.ask('DELETE', operationPath(id)).catch(() => {})
   })
+  // They go on without us.
+  const isLeft = (): boolean => isInterrupted && !cancels
   const bars = new Bars(begun)
   const ended = await Promise.all(begun.map(async (first, i) => {
     let now = first
-    while (now.status === 'running' && !(isInterrupted && !cancels)) {
+    while (now.status === 'running' && !isLeft()) {
       now = await host.ask<OperationView>('GET', operationPath(now.id), { query: { wait: `${POLL_MS}ms` } })
       bars.show(i, now)
     }

@@ -15,7 +15,7 @@ const SETTLE_MS = 100
 const PROJECT: Column<GuestView> = { head: 'PROJECT', of: ({ project }) => project }
 const COLUMNS: readonly Column<GuestView>[] = [
   { head: 'NAME', of: ({ name }) => name },
-  { head: 'IMAGE', of: ({ spec }) => /^sha256:/.test(spec.image) ? shortDigest(spec.image) : spec.image },
+  { head: 'IMAGE', of: ({ spec }) => spec.image.startsWith('sha256:') ? shortDigest(spec.image) : spec.image },
   { head: 'STATUS', of: statusOf },
   { head: 'RESTARTS', of: ({ restarts }) => String(restarts), number: true },
   { head: 'AGE', of: ({ createdAt }) => span(Date.now() - createdAt), number: true },

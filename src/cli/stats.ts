@@ -84,13 +84,13 @@ function columnsOf({ flags }: Call): readonly Column<Sample>[] {
 async function eachSecond(host: Client, call: Call, show: (samples: readonly Sample[]) =>
   Promise<void>): Promise<number> {
   const over = Promise.withResolvers<void>()
-  let isOver = false
+  const interrupt = { hasCome: false }
   using _ = onInterrupt(() => {
-    isOver = true
+    interrupt.hasCome = true
     over.resolve()
   })
   let before = new Map<string, GuestFigures>()
-  while (!isOver) {
+  while (!interrupt.hasCome) {
     const samples = await sample(host, call, before)
     before = new Map(samples.map(({ guest, figures }) => [guest.id, figures]))
     await show(samples)

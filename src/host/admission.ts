@@ -64,7 +64,8 @@ export function admitPool(name: string, pool: PoolSpec, { host, inPool, capacity
   const cpu = cpuPart(pool['cpu-reservation'], 0)
   check(name, 'CPU', percent, cpu, capacity.pcpus * RESERVABLE - host.cpu)
   check(name, 'CPU for its cells', percent, inPool.cpu, cpu)
-  if (pool.memory !== undefined) check(name, 'memory for its cells', formatSize, inPool.memoryBytes, parseSize(pool.memory)!)
+  if (pool.memory === undefined) return
+  check(name, 'memory for its cells', formatSize, inPool.memoryBytes, parseSize(pool.memory)!)
 }
 
 function check(name: string, what: string, format: (amount: number) => string, wanted: number, left: number): void {

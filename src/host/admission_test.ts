@@ -32,7 +32,8 @@ test('admit() refuses CPU beyond 95 % of the pCPUs, and says what is left', () =
 test('admit() refuses memory beyond what the host has', () => {
   const parts = { host: { cpu: 0, memoryBytes: 3 * GIB }, pool: undefined, inPool: NOTHING, capacity }
   admit('a', spec({ 'memory-reservation': '1GiB' }), parts)
-  assert.throws(() => admit('a', spec({ 'memory-reservation': '2GiB' }), parts), refused(/memory is missing.*1 GiB is left/))
+  assert.throws(() => admit('a', spec({ 'memory-reservation': '2GiB' }), parts),
+    refused(/memory is missing.*1 GiB is left/))
 })
 
 test('admit() promises a cell of a pool no more CPU than the pool has', () => {
@@ -53,7 +54,8 @@ test('admit() lets the limits of a pool\'s cells add up to no more than its memo
 test('admitPool() refuses terms that its cells or the host can not have', () => {
   const pool = POOL_SPEC.parse({ 'cpu-reservation': '50%', memory: '1GiB' })
   admitPool('p', pool, { host: { cpu: 1.4, memoryBytes: 0 }, inPool: { cpu: 0.5, memoryBytes: GIB }, capacity })
-  assert.throws(() => admitPool('p', pool, { host: { cpu: 1.5, memoryBytes: 0 }, inPool: NOTHING, capacity }), refused(/CPU/))
+  assert.throws(() => admitPool('p', pool, { host: { cpu: 1.5, memoryBytes: 0 }, inPool: NOTHING, capacity }),
+    refused(/CPU/))
   assert.throws(() => admitPool('p', pool, { host: NOTHING, inPool: { cpu: 0.6, memoryBytes: 0 }, capacity }),
     refused(/CPU for its cells/))
   assert.throws(() => admitPool('p', pool, { host: NOTHING, inPool: { cpu: 0, memoryBytes: GIB + 1 }, capacity }),
@@ -64,5 +66,6 @@ test('ofHost() charges CPU to the host unless it is the pool\'s', () => {
   assert.deepEqual(ofHost(spec({ 'cpu-reservation': '25%', 'memory-reservation': '1MiB' })),
     { cpu: 0.25, memoryBytes: 1024 ** 2 })
   assert.equal(ofHost(spec({ 'cpu-reservation': '25%', pool: 'p' })).cpu, 0)
-  assert.deepEqual(ofPool(spec({ 'cpu-reservation': '25%', pool: 'p', memory: '1MiB' })), { cpu: 0.25, memoryBytes: 1024 ** 2 })
+  assert.deepEqual(ofPool(spec({ 'cpu-reservation': '25%', pool: 'p', memory: '1MiB' })),
+    { cpu: 0.25, memoryBytes: 1024 ** 2 })
 })

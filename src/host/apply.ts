@@ -39,7 +39,8 @@ export function planApply(manifest: Manifest, current: Current, prune: boolean):
       const found = current.guests.get(name)
       const change = changeOf('guest', name, spec, found?.spec)
       if (found === undefined) return change
-      const fields = [...new Set([...change.fields ?? [], ...(current.resolve(spec.image) === found.digest ? [] : ['image'])])]
+      const hasImage = current.resolve(spec.image) === found.digest
+      const fields = [...new Set([...change.fields ?? [], ...(hasImage ? [] : ['image'])])]
       if (fields.length === 0) return change
       return { ...change, fields, action: fields.every((field) => LIVE.has(field)) ? 'change' : 'restart' }
     }),

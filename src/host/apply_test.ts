@@ -12,16 +12,16 @@ function manifest(fields: object): Manifest {
 }
 
 function current(fields: Partial<Current>): Current {
-  return { guests: new Map(), pools: new Map(), volumes: new Map(), networks: new Set(['default']), resolve: () => DIGEST,
-    ...fields }
+  return { guests: new Map(), pools: new Map(), volumes: new Map(), networks: new Set(['default']),
+    resolve: () => DIGEST, ...fields }
 }
 
 const having = (name: string, spec: object, managed = true): Current => current({ guests: new Map([[name,
   { spec: GUEST_SPEC.parse(spec), digest: DIGEST, managed }]]) })
 
 test('planApply() creates what is not there, what others need first', () => {
-  const changes = planApply(manifest({ networks: { back: {} }, pools: { p: { shares: 10 } }, volumes: { v: { size: '1MiB' } },
-    cells: { web: { image: 'web', copies: 2 } } }), current({}), false)
+  const changes = planApply(manifest({ networks: { back: {} }, pools: { p: { shares: 10 } },
+    volumes: { v: { size: '1MiB' } }, cells: { web: { image: 'web', copies: 2 } } }), current({}), false)
   assert.deepEqual(changes.map(({ kind, name, action }) => `${action} ${kind} ${name}`),
     ['create network back', 'create pool p', 'create volume v', 'create guest web-1', 'create guest web-2'])
 })
@@ -34,7 +34,8 @@ test('planApply() changes nothing that is as the manifest says', () => {
 
 test('planApply() restarts a guest only for what it can not take as it runs', () => {
   const before = having('web', { image: 'web', shares: 100 })
-  assert.deepEqual(planApply(manifest({ cells: { web: { image: 'web', shares: 200, labels: { a: 'b' } } } }), before, false),
+  const asItRuns = manifest({ cells: { web: { image: 'web', shares: 200, labels: { a: 'b' } } } })
+  assert.deepEqual(planApply(asItRuns, before, false),
     [{ kind: 'guest', name: 'web', action: 'change', fields: ['shares', 'labels'] }])
   assert.deepEqual(planApply(manifest({ cells: { web: { image: 'web', shares: 200, args: ['x'] } } }), before, false),
     [{ kind: 'guest', name: 'web', action: 'restart', fields: ['args', 'shares'] }])

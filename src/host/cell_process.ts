@@ -15,7 +15,7 @@ import { DIALS_MAX } from '../base/limits.ts'
 import { Stack } from '../cell/stack.ts'
 import { Switchboard } from '../cell/switchboard.ts'
 import { exitNow } from '../sys/libc.ts'
-import { openFdReceiver, type FdReceiver } from '../sys/sockets.ts'
+import { closeFd, openFdReceiver, type FdReceiver } from '../sys/sockets.ts'
 import { Cells } from './cells.ts'
 import { Consoles } from './consoles.ts'
 import { HealthChecks } from './health.ts'
@@ -109,6 +109,7 @@ class CellProcess {
       if (abandoned !== undefined) this.#cells.abandon(abandoned)
     } else if ('terms' in message) this.#cells.setTerms(message.terms, message.to)
     else if ('pool' in message) this.#cells.setPool(message.pool, message.to)
+    else if ('drop' in message) for (const ticket of message.drop) closeFd(this.#receiver.take(ticket) ?? -1)
     else if ('figures' in message) void this.#figures(message.figures)
     else if ('dialled' in message) this.#dials.get(message.dialled)?.(message)
     else if ('incoming' in message) {
@@ -124,6 +125,8 @@ class CellProcess {
 
   #hello(): void {
     this.#lookout = void clearInterval(this.#lookout)
+    // What an earlier host sent for launches that never came.
+    this.#receiver.clear()
     const { process: number, project } = this.#config
     const ends: readonly GuestEnd[] = this.#cells.ends
     this.#line.greet({ hello: PROTOCOL_VERSION, process: number, project, pid: process.pid,

@@ -3,7 +3,8 @@
 // A guest's process has no network. It asks; the host looks whether the name is a cell of the project in a network that
 // both are in, else whether the guest's rules let it out (egress.ts), makes the connection, and gives its descriptor to
 // the process. Each attempt is counted, and noted as an event: a few for each guest at a time, since a hostile guest
-// would fill the log otherwise. Elsewhere: cells of one process reach each other without the host (cell/switchboard.ts).
+// would fill the log otherwise. Elsewhere: cells of one process reach each other without the host
+// (cell/switchboard.ts).
 
 import type { Socket } from 'node:net'
 import { EAGAIN, ECONNREFUSED, EIO, ETIMEDOUT } from '../base/errno.ts'
@@ -25,26 +26,28 @@ const EVENTS_MAX = 10
 const WINDOW_MS = 10_000
 
 type Asked = { readonly dial: number; readonly id: string; readonly name: string; readonly port: number }
+type Answer = { ticket: number } | { errno: number }
+type Parts = { readonly state: State; readonly store: Store; readonly log: Log }
 type Window = { readonly until: number; events: number; untold: number }
 
 /** Makes connections for guests. */
 export class Dials {
   /** Attempts outside, by what became of them. */
   readonly counts = { allowed: 0, denied: 0, failed: 0 }
-  readonly #parts: { readonly state: State; readonly store: Store; readonly log: Log }
+  readonly #parts: Parts
   readonly #waiting = new Map<number, (errno: number) => void>()
   readonly #windows = new Map<string, Window>()
   readonly #rules = new WeakMap<GuestSpec, readonly Rule[]>()
   #requests = 0
   #underWay = 0
 
-  constructor(parts: { readonly state: State; readonly store: Store; readonly log: Log }) {
+  constructor(parts: Parts) {
     this.#parts = parts
   }
 
   /** A process asks for a connection; it is answered, whatever becomes of it. */
   async dial(handle: ProcessHandle, asked: Asked): Promise<void> {
-    const answer = (to: { ticket: number } | { errno: number }): void => handle.link?.send({ dialled: asked.dial, ...to })
+    const answer = (to: Answer): void => handle.link?.send({ dialled: asked.dial, ...to })
     const guest = this.#parts.state.guests.get(asked.id)
     // A process speaks for its own guests only; one of `exec` is not known by its id.
     if (guest === undefined || guest.handle !== handle) return answer({ errno: ECONNREFUSED })
@@ -52,7 +55,8 @@ export class Dials {
     this.#underWay++
     try {
       const peer = this.#peer(guest, asked.name)
-      answer(peer === undefined ? await this.#outside(guest, handle, asked) : await this.#inside(peer, handle, asked.port))
+      answer(peer === undefined ? await this.#outside(guest, handle, asked)
+        : await this.#inside(peer, handle, asked.port))
     } catch (error) {
       this.#parts.log.error('cannot dial for a guest', { guest: asked.id, why: (error as Error).message })
       answer({ errno: EIO })
@@ -68,10 +72,11 @@ export class Dials {
 
   #peer(guest: Guest, name: string): Guest | undefined {
     const peer = this.#parts.state.byName(guest.row.project, name)
-    return peer?.row.spec.networks.some((network) => guest.row.spec.networks.includes(network)) === true ? peer : undefined
+    const { networks } = guest.row.spec
+    return peer?.row.spec.networks.some((network) => networks.includes(network)) === true ? peer : undefined
   }
 
-  async #inside(peer: Guest, handle: ProcessHandle, port: number): Promise<{ ticket: number } | { errno: number }> {
+  async #inside(peer: Guest, handle: ProcessHandle, port: number): Promise<Answer> {
     const there = peer.handle
     if (there?.link === undefined || there === handle) return { errno: ECONNREFUSED }
     const [mine, theirs] = socketPair()
@@ -91,7 +96,7 @@ export class Dials {
     }
   }
 
-  async #outside(guest: Guest, handle: ProcessHandle, { name, port }: Asked): Promise<{ ticket: number } | { errno: number }> {
+  async #outside(guest: Guest, handle: ProcessHandle, { name, port }: Asked): Promise<Answer> {
     const attempt = await reach(this.#rulesOf(guest), name, port)
     if (!('socket' in attempt)) {
       const isDenied = attempt.why === 'denied' || attempt.why === 'not public'

@@ -62,7 +62,8 @@ export type Resolve = (name: string) => Promise<readonly string[]>
 const resolveByHost: Resolve = async (name) => (await lookup(name, { all: true })).map(({ address }) => address)
 
 /** Connects to HOST:PORT if the rules allow it. Never throws. */
-export async function reach(rules: readonly Rule[], host: string, port: number, resolve = resolveByHost): Promise<Attempt> {
+export async function reach(rules: readonly Rule[], host: string, port: number, resolve = resolveByHost):
+Promise<Attempt> {
   if (!allows(rules, host, port)) return { errno: EACCES, why: 'denied' }
   let addresses: readonly string[] = [host]
   if (isIP(host) === 0) {

@@ -58,8 +58,8 @@ export class GuestActions {
     const row: GuestRow = {
       id: randomBytes(6).toString('hex'), project, name, spec, digest: module, manifestDigest: digest, generation: 1,
       desired: start ? 'running' : 'stopped', phase: start ? 'starting' : 'created', healthy: null,
-      createdAt: Date.now(), startedAt: null, endedAt: null, restarts: 0, run: start ? 1 : 0, process: null, exit: null, ports: [],
-      managedBy: isManaged ? 'apply' : null,
+      createdAt: Date.now(), startedAt: null, endedAt: null, restarts: 0, run: start ? 1 : 0, process: null, exit: null,
+      ports: [], managedBy: isManaged ? 'apply' : null,
     }
     this.#check(row, undefined)
     const guest = state.addGuest(row)
@@ -95,12 +95,12 @@ export class GuestActions {
         tx.event('guest.changed', eventOf(guest, { fields }))
       })
     } catch (error) {
-      state.setRow(guest, { ...guest.row, spec: before.spec, digest: before.digest, manifestDigest: before.manifestDigest,
-        generation: before.generation })
+      state.setRow(guest, { ...guest.row, spec: before.spec, digest: before.digest,
+        manifestDigest: before.manifestDigest, generation: before.generation })
       throw error
     }
     if (areLive(fields) && module === before.digest) lifecycle.tellTerms(guest)
-    else if (ACTIVE.includes(guest.row.phase) && guest.row.desired === 'running') await lifecycle.restart(guest)
+    else if (guest.row.desired === 'running') await lifecycle.restart(guest)
     return guest
   }
 
@@ -168,6 +168,8 @@ export class GuestActions {
       else if (action !== 'remove') {
         const guest = state.guest(project, name)
         await this.replace(guest, specs.get(name)!, undefined)
+        // What has ended or was stopped, and is to be otherwise now, is to run.
+        if (guest.row.desired !== 'running') await this.start(guest)
       }
     }))
     return changes
@@ -187,7 +189,8 @@ export class GuestActions {
     admit(name, spec, {
       capacity, pool: pool?.spec,
       host: counted === undefined ? state.promised : without(state.promised, ofHost(counted.spec)),
-      inPool: counted?.spec.pool === spec.pool && counted !== undefined ? without(inPool, ofPool(counted.spec)) : inPool,
+      inPool: counted?.spec.pool === spec.pool && counted !== undefined
+        ? without(inPool, ofPool(counted.spec)) : inPool,
     })
   }
 

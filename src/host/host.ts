@@ -10,7 +10,6 @@ import { availableParallelism, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { CellarError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
-import { signals } from '../base/signals.ts'
 import { lockFile } from '../sys/flock.ts'
 import type { Capacity } from './admission.ts'
 import { makeStateFolder, stateError } from './database.ts'
@@ -31,7 +30,7 @@ import type { FromProcess, GuestFigures } from './protocol.ts'
 import { canSeparate } from './reachable.ts'
 import { Secrets } from './secrets.ts'
 import { attach, exec, logsOf } from './sessions.ts'
-import { ACTIVE, keyOf, State, type Guest } from './state.ts'
+import { ACTIVE, keyOf, State } from './state.ts'
 import { Store } from './store.ts'
 import { Tokens } from './tokens.ts'
 import { VolumeActions } from './volume_actions.ts'
@@ -55,7 +54,9 @@ export class Host implements Operator {
   readonly #paths: Paths
   readonly #store: Store
   readonly #state: State
-  readonly #capacity: Capacity = { pcpus: availableParallelism(), memoryBytes: Math.max(0, totalmem() - OWN_MEMORY_BYTES) }
+  readonly #capacity: Capacity = {
+    pcpus: availableParallelism(), memoryBytes: Math.max(0, totalmem() - OWN_MEMORY_BYTES),
+  }
   readonly #startedAt = Date.now()
   readonly #events: EventLog
   readonly #operations: Operations
@@ -102,7 +103,8 @@ export class Host implements Operator {
     this.#tokens = new Tokens(store, loaded.tokens)
     this.#idempotency = new Idempotency(store, loaded.answers)
     const secrets = Secrets.load(paths.state, loaded.secrets.length > 0)
-    this.#processes = new Processes({ paths, store, log, known: new Map(loaded.processes.map(({ id, project }) => [id, project])),
+    this.#processes = new Processes({ paths, store, log,
+      known: new Map(loaded.processes.map(({ id, project }) => [id, project])),
       nextId: () => store.nextNumber('process'),
       uidOf: (project) => state.projects.get(project)?.uid ?? undefined,
       events: {
@@ -164,7 +166,8 @@ export class Host implements Operator {
     this.#lifecycle.close()
     await this.#operations.close()
     if (endGuests) {
-      const active = [...this.#state.guests.values()].filter(({ row }) => row.desired === 'running' && ACTIVE.includes(row.phase))
+      const active = [...this.#state.guests.values()]
+        .filter(({ row }) => row.desired === 'running' && ACTIVE.includes(row.phase))
       await this.#store.commit((tx) => {
         for (const { row } of active) tx.putGuest({ ...row, phase: 'starting', run: row.run + 1 })
       })
@@ -202,7 +205,8 @@ export class Host implements Operator {
 
   projects = (): ReturnType<Operator['projects']> =>
     [...this.#state.projects.values()].map((row) => this.#projects.view(row))
-  createProject = (name: string): ReturnType<Operator['createProject']> => this.#starting(() => this.#projects.create(name))
+  createProject = (name: string): ReturnType<Operator['createProject']> =>
+    this.#starting(() => this.#projects.create(name))
 
   async removeProject(name: string, force: boolean, by: Actor): ReturnType<Operator['removeProject']> {
     this.#projects.checkRemovable(name, force)
@@ -221,7 +225,8 @@ export class Host implements Operator {
   }
 
   guests = (project?: string): ReturnType<Operator['guests']> =>
-    (project === undefined ? [...this.#state.guests.values()] : this.#state.ofProject(project)).map((guest) => guest.view())
+    (project === undefined ? [...this.#state.guests.values()] : this.#state.ofProject(project))
+      .map((guest) => guest.view())
   guest = (project: string, name: string): ReturnType<Operator['guest']> => this.#state.guest(project, name).view()
   createGuest: Operator['createGuest'] = (project, name, spec, start) =>
     this.#starting(async () => (await this.#guests.create(project, name, spec, start)).view())
@@ -270,8 +275,10 @@ export class Host implements Operator {
     return found
   }
 
-  pools: Operator['pools'] = (project) => this.#of(project, this.#state.pools).map((row) => this.#projects.poolView(row))
-  putPool: Operator['putPool'] = (project, name, spec) => this.#starting(() => this.#projects.putPool(project, name, spec))
+  pools: Operator['pools'] = (project) =>
+    this.#of(project, this.#state.pools).map((row) => this.#projects.poolView(row))
+  putPool: Operator['putPool'] = (project, name, spec) =>
+    this.#starting(() => this.#projects.putPool(project, name, spec))
   removePool: Operator['removePool'] = (project, name) => this.#projects.removePool(project, name)
   networks: Operator['networks'] = (project) => this.#projects.networks(project)
   putNetwork: Operator['putNetwork'] = (project, name) => this.#starting(() => this.#projects.putNetwork(project, name))
@@ -302,8 +309,14 @@ export class Host implements Operator {
   images: Operator['images'] = () => this.#images.list()
   image: Operator['image'] = (reference) => this.#images.one(reference)
   importImage: Operator['importImage'] = (name, module) => this.#starting(() => this.#images.import(name, module))
-  pullImage: Operator['pullImage'] = (reference, by) => this.#starting(() => this.#images.pull(reference, by))
-  pushImage: Operator['pushImage'] = (reference, to, by) => this.#images.push(reference, to, by)
+  pullImage: Operator['pullImage'] = (reference, by) => this.#starting(() => {
+    checkFolder(reference, by)
+    return this.#images.pull(reference, by)
+  })
+  pushImage: Operator['pushImage'] = async (reference, to, by) => {
+    checkFolder(to, by)
+    return await this.#images.push(reference, to, by)
+  }
   tagImage: Operator['tagImage'] = (reference, name) => this.#images.tag(reference, name)
   removeImage: Operator['removeImage'] = (reference) => this.#images.remove(reference)
   collectImages: Operator['collectImages'] = async () => this.#images.collect()
@@ -372,6 +385,12 @@ function stateOf(loaded: ReturnType<Store['load']>): State {
   for (const row of loaded.imageNames) state.images.set(row.name, row)
   for (const row of loaded.guests) state.addGuest(row)
   return state
+}
+
+// A folder of this machine, read and written as the host's user.
+function checkFolder(reference: string, { name, scope }: Actor): void {
+  if (!reference.startsWith('oci:') || scope === 'admin') return
+  throw new CellarError('FORBIDDEN', [name, 'use folders of the host'])
 }
 
 function entriesOf(folder: string): string[] {

@@ -66,8 +66,9 @@ export class ImageActions {
 
   one(reference: string): ImageView {
     const details = this.#images.inspect(reference)
-    return { ...viewOf(details, this.#users(details).length), ...{ config: details.config, layers: details.layers,
-      annotations: details.annotations } }
+    const { config, layers, annotations } = details
+    const view = { ...viewOf(details, this.#users(details).length), config, layers, annotations }
+    return view
   }
 
   async import(name: string | undefined, module: Readable): Promise<ImageView> {
@@ -108,7 +109,8 @@ export class ImageActions {
   }
 
   #users({ digest, module }: Pick<Image, 'digest' | 'module'>): string[] {
-    return [...this.#parts.state.guests.values()].filter(({ row }) => row.manifestDigest === digest || row.digest === module)
+    return [...this.#parts.state.guests.values()]
+      .filter(({ row }) => row.manifestDigest === digest || row.digest === module)
       .map(({ row }) => `${row.project}/${row.name}`)
   }
 

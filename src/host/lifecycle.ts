@@ -16,7 +16,7 @@ import type { Log } from '../base/log.ts'
 import { signals } from '../base/signals.ts'
 import { launchOf, parseVolume, termsOf } from './launch.ts'
 import type { Paths } from './paths.ts'
-import { openPorts } from './ports.ts'
+import { dropPorts, openPorts } from './ports.ts'
 import { makeLogFolder } from './project_folder.ts'
 import type { ProcessHandle, Processes } from './processes.ts'
 import type { FromProcess, GuestEnd, GuestLaunch } from './protocol.ts'
@@ -108,7 +108,7 @@ export class Lifecycle {
       guest.handle = handle
       makeLogFolder(this.#parts.paths, project, id, this.#uidOf(project))
       const { tickets, published } = await openPorts(spec, handle)
-      if (isOver(handle)) return
+      if (isOver(handle)) return dropPorts(handle, tickets)
       this.#parts.state.setRow(guest, { ...guest.row, ports: published })
       if (handle.link === undefined) return // On its way back: `hello` launches again.
       handle.link.send({ start: this.#launchOf(guest, tickets) })
@@ -160,7 +160,9 @@ export class Lifecycle {
       if (guest.row.phase === 'stopping') handle.link?.send({ stop: id, run, signal: signals.SIGTERM })
     }
     for (const end of ends) this.ended(end, handle)
-    for (const id of [...handle.guests]) {
+    // A launch may put its guest back there.
+    const held = [...handle.guests]
+    for (const id of held) {
       const guest = state.guests.get(id)
       if (has.has(id) || guest === undefined || guest.handle !== handle) continue
       processes.leave(handle, id, guest.volumes)
@@ -233,7 +235,8 @@ export class Lifecycle {
       desired: then.phase === 'backing-off' ? 'running' : 'stopped',
       exit: { ...exit, outcome: end.outcome, usage: end.usage } })
     guest.changed()
-    this.#commitSoon(guest, (tx) => tx.event('guest.ended', eventOf(guest, { ...exit, run: end.run, then: then.phase })),
+    const data = { ...exit, run: end.run, next: then.phase }
+    this.#commitSoon(guest, (tx) => tx.event('guest.ended', eventOf(guest, data)),
       () => {
         acknowledge()
         if (then.phase === 'backing-off') this.#retryIn(guest, then.pauseMs)

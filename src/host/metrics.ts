@@ -1,8 +1,8 @@
 // host/metrics.ts: what a host tells Prometheus of its guests and of itself, in the text exposition format.
 //
-// Figures of guests are read when they are asked for, not kept. Series of single guests are told for GUEST_SERIES_MAX of
-// them at most, so that a host with many doesn't drown who collects them; sums are always told. Elsewhere: what the API
-// counts of itself (api/metrics.ts).
+// Figures of guests are read when they are asked for, not kept. Series of single guests are told for GUEST_SERIES_MAX
+// of them at most, so that a host with many doesn't drown who collects them; sums are always told. Elsewhere: what the
+// API counts of itself (api/metrics.ts).
 
 import { GUEST_SERIES_MAX } from '../base/limits.ts'
 import type { GuestView, HostView } from './operator.ts'
@@ -35,8 +35,10 @@ export function exposition(told: Told): string {
     family('cellar_guest_restarts_total', 'counter', 'Restarts of guests that exist.', [[{}, restarts]]),
     family('cellar_host_pcpus', 'gauge', 'Processors of the host.', [[{}, host.pcpus]]),
     family('cellar_host_memory_bytes', 'gauge', 'Memory of the host.', [[{}, host.memoryBytes]]),
-    family('cellar_host_reserved_pcpus', 'gauge', 'Processors promised to guests and pools.', [[{}, host.reserved.cpu]]),
-    family('cellar_host_reserved_memory_bytes', 'gauge', 'Memory promised to guests.', [[{}, host.reserved.memoryBytes]]),
+    family('cellar_host_reserved_pcpus', 'gauge', 'Processors promised to guests and pools.',
+      [[{}, host.reserved.cpu]]),
+    family('cellar_host_reserved_memory_bytes', 'gauge', 'Memory promised to guests.',
+      [[{}, host.reserved.memoryBytes]]),
     family('cellar_processes', 'gauge', 'Cell processes.', [[{}, host.processes.length]]),
     family('cellar_events_total', 'counter', 'Events so far.', [[{}, events]]),
     family('cellar_egress_attempts_total', 'counter', 'Connections outside that guests asked for.',
@@ -48,7 +50,8 @@ export function exposition(told: Told): string {
     family('cellar_guest_cpu_throttled_seconds_total', 'counter', 'Time that a limit kept a guest from running.',
       each(({ throttledNs }) => throttledNs / 1e9)),
     family('cellar_guest_memory_bytes', 'gauge', 'Memory of a guest.', each(({ memoryBytes }) => memoryBytes)),
-    family('cellar_guest_hypercalls_total', 'counter', 'Hypercalls that were answered.', each(({ hypercalls }) => hypercalls)),
+    family('cellar_guest_hypercalls_total', 'counter', 'Hypercalls that were answered.',
+      each(({ hypercalls }) => hypercalls)),
   ].join('')
 }
 

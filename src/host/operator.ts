@@ -37,7 +37,10 @@ export type GuestView = {
   /** When it is started again, if it backs off. */
   readonly retryAt?: number | undefined
   /** The last end: an exit status as a shell has it, and why in words. */
-  readonly exit?: { readonly status: number; readonly reason: string; readonly outcome?: GuestEnd['outcome']; readonly usage?: Usage | undefined }
+  readonly exit?: {
+    readonly status: number; readonly reason: string
+    readonly outcome?: GuestEnd['outcome']; readonly usage?: Usage | undefined
+  }
   /** The cell process that it is in. */
   readonly process?: number | undefined
   /** Where it is published now: a port that the host chose is known only then. */
@@ -182,7 +185,10 @@ export interface Operator {
   waitOperation(id: string, timeoutMs: number): Promise<OperationView>
   cancelOperation(id: string, by: Actor): Promise<OperationView>
 
-  /** Those after `since`, oldest first, then those to come until `signal`. A `since` that is too old begins at the oldest. */
+  /**
+   * Those after `since`, oldest first, then those to come until `signal`. A `since` that is too old begins at the
+   * oldest.
+   */
   events(options: { since?: number | undefined; follow: boolean; project?: string | undefined; signal?: AbortSignal }):
   AsyncIterable<EventView>
   audit(limit: number): AuditView[]

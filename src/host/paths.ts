@@ -18,7 +18,9 @@ export class Paths {
   constructor(state: string) {
     this.state = resolve(state)
     const bytes = Buffer.byteLength(join(this.state, LONGEST_SOCKET))
-    if (bytes > SOCKET_PATH_BYTES_MAX) throw new CellarError('HOST_STATE_PATH_LONG', [this.state, bytes, SOCKET_PATH_BYTES_MAX])
+    if (bytes > SOCKET_PATH_BYTES_MAX) {
+      throw new CellarError('HOST_STATE_PATH_LONG', [this.state, bytes, SOCKET_PATH_BYTES_MAX])
+    }
   }
 
   get socket(): string { return join(this.state, 'host.sock') }

@@ -15,20 +15,36 @@ import { parsePort, type GuestSpec } from './spec.ts'
 /** A published port, as it is. */
 type Published = { readonly address: string; readonly port: number; readonly guest: number }
 
-/** Opens what a guest publishes, for its process: tickets by guest port. Throws CellarError. */
+/**
+ * Opens what a guest publishes, all of it or nothing, for its process: tickets by guest port, and where it is
+ * published. Throws CellarError.
+ */
 export async function openPorts({ ports }: Pick<GuestSpec, 'ports'>, handle: ProcessHandle):
 Promise<{ tickets: Map<number, number[]>; published: Published[] }> {
+  const opened: (Published & { readonly fd: number })[] = []
   const tickets = new Map<number, number[]>()
-  const published: Published[] = []
-  for (const text of ports) {
-    const { address, port, guest } = parsePort(text)!
-    const opened = listenTcp(address, port, LISTEN_BACKLOG_MAX)
-    if (typeof opened === 'number') throw refusal(`${address}:${port}`, ERRNO_NAMES[-opened] ?? 'EIO')
-    const ticket = await giveFd(handle, opened.fd)
-    tickets.set(guest, [...tickets.get(guest) ?? [], ticket])
-    published.push({ address, port: opened.port, guest })
+  try {
+    for (const text of ports) {
+      const { address, port, guest } = parsePort(text)!
+      const listening = listenTcp(address, port, LISTEN_BACKLOG_MAX)
+      if (typeof listening === 'number') throw refusal(`${address}:${port}`, ERRNO_NAMES[-listening] ?? 'EIO')
+      opened.push({ address, port: listening.port, guest, fd: listening.fd })
+    }
+    for (const { fd, guest } of opened) {
+      tickets.set(guest, [...tickets.get(guest) ?? [], await shareFd(handle, fd)])
+    }
+  } catch (error) {
+    dropPorts(handle, tickets)
+    throw error
+  } finally {
+    for (const { fd } of opened) closeFd(fd)
   }
-  return { tickets, published }
+  return { tickets, published: opened.map(({ address, port, guest }) => ({ address, port, guest })) }
+}
+
+/** Takes back what was given for a launch that comes to nothing: else the process would hold the ports. */
+export function dropPorts({ link }: ProcessHandle, tickets: ReadonlyMap<number, readonly number[]>): void {
+  if (tickets.size > 0) link?.send({ drop: [...tickets.values()].flat() })
 }
 
 /** Gives a descriptor to a process, and closes ours: its ticket. */

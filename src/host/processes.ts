@@ -1,14 +1,15 @@
 // host/processes.ts: the cell processes of a host: starting them, finding them again, noticing their end.
 //
-// A process has a number that no other has while anything is left of it, and a folder run/N that is made before it is started. Whoever finds
-// run/N after a crash can tell what became of it: its socket answers, or nobody will ever listen there (then the folder
-// is moved away first: a process that was about to listen finds it gone and ends). A process is started detached, in a
-// session of its own: it outlives the host. Elsewhere: walls around it (jail.ts), what is said (process_link.ts), what
-// its guests are to do (lifecycle.ts).
+// A process has a number that no other has while anything is left of it, and a folder run/N that is made before it is
+// started. Whoever finds run/N after a crash can tell what became of it: its socket answers, or nobody will ever listen
+// there (then the folder is moved away first: a process that was about to listen finds it gone and ends). A process is
+// started detached, in a session of its own: it outlives the host. Elsewhere: walls around it (jail.ts), what is said
+// (process_link.ts), what its guests are to do (lifecycle.ts).
 
 import { spawn } from 'node:child_process'
-import { chownSync, closeSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync }
-  from 'node:fs'
+import {
+  chownSync, closeSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { CellarError } from '../base/errors.ts'
@@ -226,7 +227,8 @@ export class Processes {
       message: (message) => this.#parts.events.message(handle, message),
       closed: () => { void this.#reconnect(handle) },
     }
-    while (performance.now() < until && why?.text === undefined && !this.#isClosed) {
+    const isOver = (): boolean => performance.now() >= until || why?.text !== undefined || this.#isClosed
+    while (!isOver()) {
       try {
         const link = await ProcessLink.connect(handle.runFolder, handlers)
         // Its socket lies in a folder of its own: it may lead to another process.
@@ -243,9 +245,8 @@ export class Processes {
         const { code } = error as NodeJS.ErrnoException
         // A socket that nobody listens on: whoever made it is dead. One that isn't there yet may come.
         if (code === 'ECONNREFUSED' && why === undefined) return false
-        if (why === undefined && handle.pid === 0 && code === 'ENOENT' && performance.now() > until - timeoutMs + 2000) {
-          return false
-        }
+        const isLate = performance.now() > until - timeoutMs + 2000
+        if (why === undefined && handle.pid === 0 && code === 'ENOENT' && isLate) return false
         await sleep(TRY_MS)
       }
     }
@@ -292,8 +293,8 @@ export class Processes {
 }
 
 function newHandle(id: number, project: string, runFolder: string): ProcessHandle {
-  return { id, project, runFolder, pid: 0, link: undefined, hasAnswered: false, guests: new Set(), volumes: new Map(), isDraining: false,
-    idle: undefined, nextTicket: Math.floor(Math.random() * 2 ** 40) }
+  return { id, project, runFolder, pid: 0, link: undefined, hasAnswered: false, guests: new Set(),
+    volumes: new Map(), isDraining: false, idle: undefined, nextTicket: Math.floor(Math.random() * 2 ** 40) }
 }
 
 // A number of a process may be another's by now: ours has its run folder on its command line or as its folder.

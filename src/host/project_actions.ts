@@ -1,7 +1,8 @@
 // host/project_actions.ts: what operators do with projects and with what guests use: pools, networks, secrets.
 //
 // A project is made when something is put into it. Its number gives it a user id, when the host may give one: what it
-// has on disk and the processes of its guests are that user's and nobody else's. Elsewhere: volumes (volume_actions.ts).
+// has on disk and the processes of its guests are that user's and nobody else's. Elsewhere: volumes
+// (volume_actions.ts).
 
 import { rmSync } from 'node:fs'
 import { CellarError } from '../base/errors.ts'
@@ -88,7 +89,8 @@ export class ProjectActions {
   view({ name, createdAt, uid }: ProjectRow): ProjectView {
     const { state, processes } = this.#parts
     const guests = state.ofProject(name)
-    return { name, createdAt, guests: guests.length, running: guests.filter(({ row }) => row.phase === 'running').length,
+    return { name, createdAt, guests: guests.length,
+      running: guests.filter(({ row }) => row.phase === 'running').length,
       processes: [...processes.all.values()].filter((handle) => handle.project === name).length,
       ...(uid === null ? {} : { uid }) }
   }

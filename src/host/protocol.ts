@@ -1,9 +1,9 @@
 // host/protocol.ts: what the host and a cell process say to each other.
 //
-// A cell process listens on a socket of its run folder (`c`, stream); the host connects, after a restart anew. Each side
-// sends frames (frames.ts): JSON messages, or bytes of a stream with its number. Descriptors travel apart, as datagrams
-// with SCM_RIGHTS to the process's second socket (`f`): the host sends the descriptor first, then the message that
-// names it by its ticket, so that the process finds it there when it reads the message.
+// A cell process listens on a socket of its run folder (`c`, stream); the host connects, after a restart anew. Each
+// side sends frames (frames.ts): JSON messages, or bytes of a stream with its number. Descriptors travel apart, as
+// datagrams with SCM_RIGHTS to the process's second socket (`f`): the host sends the descriptor first, then the message
+// that names it by its ticket, so that the process finds it there when it reads the message.
 //
 // The process is the truth about what runs, the host about what should. The process keeps an end until the host has
 // acknowledged it: no end is lost while no host is there. It says nothing before its hello, and an end that is told
@@ -96,6 +96,8 @@ export type ToProcess =
   | { readonly dialled: number; readonly ticket?: number; readonly errno?: number }
   /** A connection from a cell of another process, for a guest's port. */
   | { readonly incoming: string; readonly port: number; readonly ticket: number; readonly request: number }
+  /** Nobody will ask for these: a launch that came to nothing. Published ports are free again then. */
+  | { readonly drop: readonly number[] }
   /** No more guests come: it ends when the last has ended. */
   | { readonly drain: true }
 
@@ -108,7 +110,9 @@ export type FromProcess =
   | { readonly started: string; readonly run: number; readonly startedAt: number }
   | { readonly ended: GuestEnd }
   | { readonly health: string; readonly run: number; readonly healthy: boolean; readonly why: string }
-  | { readonly figures: number; readonly guests: Readonly<Record<string, GuestFigures>>; readonly process: ProcessFigures }
+  | {
+    readonly figures: number; readonly guests: Readonly<Record<string, GuestFigures>>; readonly process: ProcessFigures
+  }
   /** A guest wants to reach NAME:PORT, and it isn't in this process: a peer elsewhere, or outside. */
   | { readonly dial: number; readonly id: string; readonly name: string; readonly port: number }
   | { readonly incoming: number; readonly errno: number }

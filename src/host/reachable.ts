@@ -20,7 +20,9 @@ export function canSeparate(state: string): true | string {
     if ((statSync(path).mode & MAY_READ) === 0) return `others may not read ${path}`
   }
   const folders = new Set([process.execPath, program, resolve(state, 'x')].flatMap(parents))
-  for (const folder of folders) if ((statSync(folder).mode & MAY_PASS) === 0) return `others may not pass through ${folder}`
+  for (const folder of folders) {
+    if ((statSync(folder).mode & MAY_PASS) === 0) return `others may not pass through ${folder}`
+  }
   return true
 }
 

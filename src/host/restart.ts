@@ -24,8 +24,8 @@ export type Next = { readonly phase: 'stopped' | 'exited' | 'failed' } |
 export type Exit = { readonly status: number; readonly reason: string }
 
 /** What follows an end. `failures`: of this guest in a row, before this one. `ranMs`: how long it ran. */
-export function next(end: Pick<GuestEnd, 'outcome' | 'by'>, policy: GuestSpec['restart'], failures: number, ranMs: number):
-Next {
+export function next(end: Pick<GuestEnd, 'outcome' | 'by'>, policy: GuestSpec['restart'], failures: number,
+  ranMs: number): Next {
   if (end.by === 'stop') return { phase: 'stopped' }
   const isFailure = exitOf(end).status !== 0
   const again = policy === 'always' || (policy === 'on-failure' && isFailure && end.by !== 'timeout')

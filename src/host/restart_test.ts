@@ -49,7 +49,8 @@ test('exitOf() has a status and a reason for each kind of end', () => {
   assert.deepEqual(exitOf(TIMED_OUT), { status: 124, reason: 'its time was up' })
   assert.equal(exitOf(UNHEALTHY).reason, 'stopped as it was unhealthy')
   assert.deepEqual(exitOf({ outcome: { kind: 'signal', signal: 13 } }), { status: 141, reason: 'ended by SIGPIPE' })
-  assert.deepEqual(exitOf({ outcome: { kind: 'failed', code: 'PROCESS_LOST', values: ['p', 'it was ended by SIGKILL'] } }),
+  const lost = { kind: 'failed', code: 'PROCESS_LOST', values: ['p', 'it was ended by SIGKILL'] } as const
+  assert.deepEqual(exitOf({ outcome: lost }),
     { status: 137, reason: 'its cell process died: it was ended by SIGKILL' })
   assert.equal(exitOf({ outcome: { kind: 'failed', code: 'MODULE_EMPTY', values: ['a.wasm'] } }).reason,
     'Cannot run "a.wasm" as the file is empty')

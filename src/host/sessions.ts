@@ -27,7 +27,8 @@ export function attach(guest: Guest): Session {
 }
 
 /** Runs a program beside a guest that runs. Throws GUEST_NOT_RUNNING. */
-export function exec(lifecycle: Lifecycle, guest: Guest, module: string, command: Parameters<Operator['exec']>[2]): Session {
+export function exec(lifecycle: Lifecycle, guest: Guest, module: string, command: Parameters<Operator['exec']>[2]):
+Session {
   const link = linkOf(guest)
   const stream = link.openStream()
   const launch = lifecycle.launchBeside(guest)
@@ -45,7 +46,9 @@ export function exec(lifecycle: Lifecycle, guest: Guest, module: string, command
 }
 
 function linkOf({ row, handle }: Guest): ProcessLink {
-  if (row.phase !== 'running' || handle?.link === undefined) throw new CellarError('GUEST_NOT_RUNNING', [row.name, row.phase])
+  if (row.phase !== 'running' || handle?.link === undefined) {
+    throw new CellarError('GUEST_NOT_RUNNING', [row.name, row.phase])
+  }
   return handle.link
 }
 

@@ -80,7 +80,9 @@ const CELL_FIELDS = {
 
 const PORT_SPEC = /^(?:(\d+\.\d+\.\d+\.\d+|\[[0-9A-Fa-f:.]+\]):)?(\d{1,5}):(\d{1,5})$/
 const CONNECT_SPEC = /^[A-Za-z0-9][\w.-]*:\d{1,5}$/
-const EGRESS_SPEC = /^(?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?(?::\d{1,5})?$|^(?:\d+\.\d+\.\d+\.\d+|\[[0-9A-Fa-f:.]+\])(?:\/\d{1,3})?(?::\d{1,5})?$/
+const EGRESS_NAME = /^(?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?(?::\d{1,5})?$/
+const EGRESS_ADDRESS = /^(?:\d+\.\d+\.\d+\.\d+|\[[0-9A-Fa-f:.]+\])(?:\/\d{1,3})?(?::\d{1,5})?$/
+const EGRESS_SPEC = new RegExp(`${EGRESS_NAME.source}|${EGRESS_ADDRESS.source}`)
 
 /** A path below a folder, none of whose parts leads elsewhere. */
 const filePath = z.string().max(255).regex(/^(?!\.{1,2}(?:\/|$))[^/\0]+(?:\/(?!\.{1,2}(?:\/|$))[^/\0]+)*$/,
@@ -109,8 +111,8 @@ const HOSTED_FIELDS = {
     'must be VOLUME:FOLDER[:ro], such as data:/data')).max(32).default([])
     .describe('Volumes of the project, as folders of the guest: VOLUME:FOLDER[:ro]'),
   ports: z.array(z.string().regex(PORT_SPEC, 'must be [ADDRESS:]PORT:GUESTPORT, such as 8080:80')).max(64).default([])
-    .describe('Ports published on the host: [ADDRESS:]PORT:GUESTPORT (default address: 127.0.0.1). Each guest port is ' +
-      'a listening socket, descriptors from 3 on, after the folders'),
+    .describe('Ports published on the host: [ADDRESS:]PORT:GUESTPORT (default address: 127.0.0.1). Each guest port ' +
+      'is a listening socket, descriptors from 3 on, after the folders'),
   expose: z.array(port).max(64).default([])
     .describe('Ports that only cells of its networks reach; listening sockets after those of `ports`'),
   connect: z.array(z.string().regex(CONNECT_SPEC, 'must be NAME:PORT, such as db:5432')).max(64).default([])

@@ -32,7 +32,7 @@ export class Guest {
 
   /** Somebody may wait for what it is now. */
   changed(): void {
-    for (const wake of [...this.#waiters]) wake()
+    for (const wake of this.#waiters) wake()
   }
 
   /** Resolves when it is in one of the phases (true), or after `timeoutMs` (false). */

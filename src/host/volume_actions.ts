@@ -58,10 +58,13 @@ export class VolumeActions {
   async clone(project: string, name: string, to: string, by: Actor, sizeBytes?: number): Promise<OperationView> {
     const source = this.#row(project, name)
     const size = sizeBytes ?? source.sizeBytes
-    if (size < source.sizeBytes) throw new CellarError('VOLUME_TOO_SMALL', [to, formatSize(size), `a clone of "${name}"`])
+    if (size < source.sizeBytes) {
+      throw new CellarError('VOLUME_TOO_SMALL', [to, formatSize(size), `a clone of "${name}"`])
+    }
     const row = await this.#begin({ project, name: to, sizeBytes: size, createdAt: Date.now(), clonedFrom: name,
       state: 'creating' })
-    return await this.#parts.operations.start('volume.clone', `${project}/${name}`, by, async ({ progress, signal }) => {
+    const { operations } = this.#parts
+    return await operations.start('volume.clone', `${project}/${name}`, by, async ({ progress, signal }) => {
       // Files are shared with the clone only if no guest has the volume, nor gets it meanwhile; else they are copied.
       const inUse = this.#users(project, name).length > 0
       const { heldVolumes } = this.#parts.state

@@ -169,13 +169,20 @@ export class FdReceiver {
     return fd
   }
 
+  /** Closes what has come and nobody has taken. */
+  clear(): void {
+    if (this.#isClosed) return
+    while (this.#receive());
+    for (const fd of this.#waiting.values()) closeFd(fd)
+    this.#waiting.clear()
+  }
+
   /** Closes the socket and what nobody has taken. */
   close(): void {
     if (this.#isClosed) return
+    this.clear()
     this.#isClosed = true
     closeFd(this.#fd)
-    for (const fd of this.#waiting.values()) closeFd(fd)
-    this.#waiting.clear()
     rmSync(this.#path, { force: true })
   }
 
@@ -217,7 +224,9 @@ function receivedFds(): number[] {
     const isRights = view.getInt32(CONTROL + place + 8, true) === SOL_SOCKET &&
       view.getInt32(CONTROL + place + 12, true) === SCM_RIGHTS
     const end = Math.min(place + size, length)
-    for (let to = place + CONTROL_HEAD; isRights && to + 4 <= end; to += 4) fds.push(view.getInt32(CONTROL + to, true))
+    if (isRights) {
+      for (let to = place + CONTROL_HEAD; to + 4 <= end; to += 4) fds.push(view.getInt32(CONTROL + to, true))
+    }
     place += (size + 7) & ~7
   }
   return fds

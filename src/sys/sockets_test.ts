@@ -13,7 +13,7 @@ import { DESCRIPTORS_WAITING_MAX } from '../base/limits.ts'
 import { isSupported } from './libc.ts'
 import { close, read } from './linux_files.ts'
 import {
-  closeFd, FdReceiver, listenTcp, openFdReceiver, peerCredentials, sendDatagram, sendFd, socketPair,
+  closeFd, listenTcp, openFdReceiver, peerCredentials, sendDatagram, sendFd, socketPair, type FdReceiver,
 } from './sockets.ts'
 
 const skip = isSupported() ? false : 'needs Linux and a Node with FFI'

@@ -83,7 +83,8 @@ test('host and cell processes that die together leave nothing behind, and all ru
   await using host = await startHost()
   await host.api('POST', '/v1/images?name=nap', readFileSync(guest('nap')))
   for (const name of ['a', 'b', 'c']) {
-    await host.api('POST', `/v1/projects/p-${name}/guests?wait=20s`, { name, spec: { image: 'nap', args: ['nap', '10000000'] } })
+    await host.api('POST', `/v1/projects/p-${name}/guests?wait=20s`,
+      { name, spec: { image: 'nap', args: ['nap', '10000000'] } })
   }
   for (const pid of host.cellProcesses()) process.kill(pid, 'SIGKILL')
   await host.kill()

@@ -31,7 +31,8 @@ const CASES: (Partial<Refusal> & { what: string; text: string; names: RegExp })[
     names: /cells\./ },
   { what: 'a name that is too long', text: `cells: { ${'x'.repeat(41)}: { program: hello.wasm } }\n`,
     names: /cells\.x/ },
-  { what: 'a cell without a program', text: 'cells: { a: { shares: 5 } }\n', names: /cells\.a: say one of program and image/ },
+  { what: 'a cell without a program', text: 'cells: { a: { shares: 5 } }\n',
+    names: /cells\.a: say one of program and image/ },
   ...['0', '10001', '1.5', '-1', 'many', '"100"'].map((value) => ({ what: `shares of ${value}`,
     text: withCell(`shares: ${value}`), names: /cells\.a\.shares: .*\(line 2, column 37\)/ })),
   ...['0', '0%', '-10%', 'half', '10 percent', '.inf', '"%"', '[10%]'].flatMap((value) =>

@@ -10,8 +10,8 @@ import { eventually, startHost, type TestHost } from '../host_support.ts'
 import { guest, ROOT } from '../support.ts'
 
 type Guest = {
-  readonly id: string; readonly name: string; readonly phase: string; readonly restarts: number; readonly process?: number
-  readonly startedAt?: number; readonly generation: number
+  readonly id: string; readonly name: string; readonly phase: string; readonly restarts: number
+  readonly process?: number; readonly startedAt?: number; readonly generation: number
   readonly exit?: { readonly status: number; readonly reason: string }
   readonly ports: readonly { readonly port: number }[]
 }
@@ -96,8 +96,9 @@ cells: { ${project}-counter: { program: "@/counter.wasm", args: [counter], expos
 `)])
     await reaches(project, `${project}-counter`, 'running')
   }
-  await host.ok(['run', '-d', '-P', 'one', '--name', 'near', '--restart', 'no', guest('dial'), 'one-counter', '80', 'GET / HTTP/1.0\r\n\r\n'])
-  await host.ok(['run', '-d', '-P', 'two', '--name', 'far', '--restart', 'no', guest('dial'), 'one-counter', '80', 'GET / HTTP/1.0\r\n\r\n'])
+  const dials = [guest('dial'), 'one-counter', '80', 'GET / HTTP/1.0\r\n\r\n']
+  await host.ok(['run', '-d', '-P', 'one', '--name', 'near', '--restart', 'no', ...dials])
+  await host.ok(['run', '-d', '-P', 'two', '--name', 'far', '--restart', 'no', ...dials])
   assert.equal((await reaches('one', 'near', 'exited')).exit!.status, 0)
   assert.notEqual((await reaches('two', 'far', 'failed')).exit!.status, 0)
   const events = await host.api('GET', '/v1/events?follow=false')

@@ -152,7 +152,7 @@ export class Trunk {
     this.#isLost = true
     for (const opened of this.#opening.values()) opened(ECONNRESET)
     this.#opening.clear()
-    for (const end of [...this.#ends.values()]) end.broken()
+    for (const end of this.#ends.values()) end.broken()
     this.#ends.clear()
   }
 }

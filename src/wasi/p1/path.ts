@@ -15,7 +15,7 @@ import {
 import { Directory, type OpenHow } from '../../services/file/directory.ts'
 
 import * as abi from './abi.ts'
-import { WAIT, type Context } from './context.ts'
+import type { Context } from './context.ts'
 import { FILESTAT_BYTES, readTimes, writeFilestat } from './filestat.ts'
 
 // Rights that need a file opened for writing. FD_WRITE insists on it. The others come along if it can be had: Go asks
