@@ -8,7 +8,8 @@ import { eventually, startHost, type TestHost } from '../host_support.ts'
 import { guest, wat } from '../support.ts'
 
 type Guest = { readonly phase: string; readonly healthy?: boolean; readonly restarts: number
-  readonly exit?: { readonly status: number; readonly reason: string }; readonly ports: readonly { readonly port: number }[] }
+  readonly exit?: { readonly status: number; readonly reason: string }
+  readonly ports: readonly { readonly port: number }[] }
 
 let host: TestHost
 before(async () => {
