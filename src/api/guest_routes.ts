@@ -6,6 +6,7 @@ import { signals } from '../base/signals.ts'
 import type { GuestView, LogLine, Phase } from '../host/operator.ts'
 import { GUEST_SPEC, NAME } from '../host/spec.ts'
 import { permitProject } from './auth.ts'
+import { logSession } from './log_session.ts'
 import { InvalidRequest } from './problem.ts'
 import {
   COUNT, created, DONE, FLAG, json, listOf, ok, page, PAGE, route, WAIT, type Answer, type Ask, type Route,
@@ -118,19 +119,31 @@ const lives: Route[] = [
   }),
 ]
 
+const LOG_QUERY = z.strictObject({
+  follow: FLAG('Go on with what it writes from now on'),
+  since: z.string().max(40).transform(timeOf).optional()
+    .describe('Only what is younger: milliseconds since 1970, or a time such as 2026-01-31T12:00:00Z'),
+  tail: COUNT('Only so many last lines', 1_000_000),
+})
+
 const insides: Route[] = [
   route({
     method: 'GET', path: `${ONE}/logs`, name: 'readLogs', scope: 'read',
     summary: 'What a guest wrote: text, or by the header Accept JSON lines or server-sent events',
-    query: z.strictObject({
-      follow: FLAG('Go on with what it writes from now on'),
-      since: z.string().max(40).transform(timeOf).optional()
-        .describe('Only what is younger: milliseconds since 1970, or a time such as 2026-01-31T12:00:00Z'),
-      tail: COUNT('Only so many last lines', 1_000_000),
-    }),
+    query: LOG_QUERY,
     answer: { status: 200, what: 'Lines', types: ['text/plain', 'application/x-ndjson', 'text/event-stream'] },
     errors: ['NOT_FOUND'],
     handle: logs,
+  }),
+  route({
+    method: 'GET', path: `${ONE}/logs/session`, name: 'readLogSession', scope: 'read', socket: true,
+    summary: `What a guest wrote: WebSocket, sub-protocol ${SESSION_PROTOCOL}`, query: LOG_QUERY,
+    answer: { status: 101, what: 'Frames as of attach, without input' }, errors: ['NOT_FOUND', 'UPGRADE_REQUIRED'],
+    handle: async (ask) => {
+      const { operator, query } = ask
+      const { project, name } = operator.guest(...address(ask))
+      return { status: 101, session: logSession((signal) => operator.logs(project, name, { ...query, signal })) }
+    },
   }),
   route({
     method: 'GET', path: `${ONE}/stats`, name: 'getGuestStats', summary: 'Figures of a running guest', scope: 'read',

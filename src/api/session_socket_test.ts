@@ -60,6 +60,17 @@ test('carry brings input in, output and the exit status out', async (t) => {
   assert.ok(operator.recorded.some(({ action, outcome }) => action === 'execGuest' && outcome === 'ok'))
 })
 
+test('a log is read over a WebSocket, too, by who may read only', async (t) => {
+  const { operator, open } = await served(t)
+  operator.logs = async function* () {
+    yield { time: '2026-11-21T00:00:00Z', stream: 'stdout', text: 'one', partial: false }
+    yield { time: '2026-11-21T00:00:00Z', stream: 'stderr', text: 'two', partial: true }
+  }
+  const { frames, code } = await heard(open('logs/session?follow', 'reader'))
+  assert.deepEqual(frames.filter(([channel]) => channel < 3), [[1, 'one\n'], [2, 'two']])
+  assert.equal(code, 1000)
+})
+
 test('a WebSocket is refused with a problem before it is one', async (t) => {
   const { operator, open, url } = await served(t)
   assert.deepEqual(await refused(open('attach', 'stranger')), [401, 'UNAUTHENTICATED'])

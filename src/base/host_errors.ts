@@ -60,7 +60,7 @@ export const HOST_ERRORS = {
     'Read it again, then repeat the change'),
 
   NOT_FOUND: entry(404, (kind: string, name: string) => `Cannot find ${kind} "${name}"`,
-    "List what there is: 'cellar ps -a', 'cellar KIND ls'"),
+    "Check the name and the project (-P); 'cellar ps -A -a', 'cellar volume ls' and so on list what there is"),
   EXISTS: entry(409, (kind: string, name: string) => `Cannot create ${kind} "${name}" as it exists`,
     'Choose another name, or remove it first'),
   IN_USE: entry(409, (kind: string, name: string, by: string) =>
@@ -74,7 +74,7 @@ export const HOST_ERRORS = {
     "Stop it first, or use 'rm --force'"),
   GUEST_NOT_RUNNING: entry(409, (name: string, state: string) =>
     `Cannot reach "${name}" as it doesn't run: it is ${state}`,
-    "Start it first: 'cellar start'"),
+    "Start it with 'cellar start', or wait until it runs: 'cellar wait --for running'"),
   GUEST_UNSUPPORTED: entry(422, (name: string, what: string) => `Cannot run "${name}" on a host: ${what}`,
     'See docs/reference/manifest.md for what a cell of a host may say'),
   ADMISSION_REFUSED: entry(409, (name: string, what: string, wanted: string, left: string) =>

@@ -211,8 +211,12 @@ export const DESCRIPTORS_PASSED_MAX = 8
 /** Descriptors that were sent to a cell process and that no message has named yet: the ports of many starts at once. */
 export const DESCRIPTORS_WAITING_MAX = 1024
 
-/** Connections that a host makes for guests at one time. */
-export const EGRESS_DIALS_MAX = 1024
+/** Connections that a host makes for guests at one time, and those among them for one project's. */
+export const EGRESS_DIALS_MAX = 4096
+export const EGRESS_DIALS_PROJECT_MAX = 512
+
+/** Bytes that a cell process leaves unread until the host hears no more of it: launches of many guests at once fit. */
+export const UNREAD_BYTES_MAX = 8 * 1024 * 1024
 
 /** Changes that are committed together: beyond it the others have the thread between. */
 export const COMMIT_GROUP_MAX = 1000

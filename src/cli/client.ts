@@ -88,10 +88,13 @@ export class Client {
   async open(method: string, path: string, { query = {}, body, type, accept, ifMatch, signal }: Ask = {}):
   Promise<IncomingMessage> {
     const isJson = body !== undefined && type === undefined
+    const isStream = typeof body === 'object' && body !== null && 'pipe' in body
     const headers = {
       accept: accept ?? 'application/json',
       ...(body === undefined ? {} : { 'content-type': type ?? 'application/json' }),
       ...(ifMatch === undefined ? {} : { 'if-match': ifMatch }),
+      // Else who refuses it before its end closes at once, and our next piece fails before the refusal is read.
+      ...(isStream ? { connection: 'keep-alive' } : {}),
     }
     const request = this.#request({ method, path: path + queryText(query), headers,
       ...(signal === undefined ? {} : { signal }) })
@@ -99,11 +102,13 @@ export class Client {
     request.on('response', resolve)
     request.on('error', (cause) => reject(this.unreachable(cause)))
     if (isJson) request.end(JSON.stringify(body))
-    else if (typeof body === 'object' && body !== null && 'pipe' in body) pass(body as Readable, request, reject)
+    else if (isStream) pass(body as Readable, request, reject)
     else request.end(body)
     const answer = await promise
     if ((answer.statusCode ?? 0) < 300) return answer
-    throw this.#problem(answer.statusCode ?? 0, await this.#read(answer, PROBLEM_BYTES_MAX))
+    const text = await this.#read(answer, PROBLEM_BYTES_MAX)
+    request.destroy()
+    throw this.#problem(answer.statusCode ?? 0, text)
   }
 
   /** The error to tell when a connection fails. */

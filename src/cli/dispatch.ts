@@ -52,13 +52,13 @@ function checkWords(command: Command, words: readonly string[]): void {
   const usage = `: cellar ${usageOf(command)[0]}`
   const needed = command.words.filter(({ optional }) => optional !== true)
   const missing = needed[words.length]
-  if (missing !== undefined) throw new CellarError('USAGE', [`Cannot ${command.name} without ${missing.label}${usage}`])
+  if (missing !== undefined) throw new CellarError('USAGE', [`Cannot run '${command.name}' without ${missing.label}${usage}`])
   const most = command.words.at(-1)?.many === true ? Infinity : command.words.length
   if (words.length > most) throw new CellarError('USAGE',
-    [`Cannot ${command.name} with "${words[most]}", one word too many${usage}`])
+    [`Cannot run '${command.name}' with "${words[most]}", one word too many${usage}`])
   command.words.forEach(({ choices }, i) => {
     if (words[i] !== undefined && choices?.includes(words[i]) === false) throw new CellarError('USAGE',
-      [`Cannot ${command.name} "${words[i]}": say one of ${choices.join(', ')}`])
+      [`Cannot run '${command.name}' with "${words[i]}": say one of ${choices.join(', ')}`])
   })
 }
 

@@ -63,8 +63,8 @@ test('helpFor lists the commands of a noun, and unknownCommand what is near', ()
 test('a mistake on the command line names the command whose help tells more', async () => {
   const cases: [string, RegExp][] = [
     ['ps --al', /--al as no such flag exists; did you mean --all\? \[FLAG_UNKNOWN\]\n {2}hint: See 'cellar ps --help'/],
-    ['stop', /Cannot stop without GUEST: cellar stop \[FLAGS\] GUEST… \[USAGE\]/],
-    ['logs a b', /Cannot logs with "b", one word too many/], ['ps -o xml', /--output "xml" as it must be one of table/],
+    ['stop', /Cannot run 'stop' without GUEST: cellar stop \[FLAGS\] GUEST… \[USAGE\]/],
+    ['logs a b', /Cannot run 'logs' with "b", one word too many/], ['ps -o xml', /--output "xml" as it must be one of table/],
     ['completion tcsh', /say one of bash, zsh, fish/], ['volume crate', /did you mean volume create\?/],
   ]
   for (const [line, message] of cases) {

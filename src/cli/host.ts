@@ -40,7 +40,11 @@ export async function host({ flags }: Call): Promise<number> {
     const notifier = new Notifier(process.env)
     process.on('SIGHUP', () => {
       notifier.reloading()
-      log.reopen()
+      try {
+        log.reopen()
+      } catch (error) {
+        log.error('cannot open the log anew: the old one stays', { why: (error as Error).message })
+      }
       try {
         api!.renew(serving(flags, '', log).listen ?? [])
       } catch (error) {

@@ -15,7 +15,13 @@ export type HostLog = Log & { readonly reopen: () => void }
 export function openLog(path: string | undefined): HostLog {
   if (path === undefined) {
     // systemd says that it reads stderr: then lines begin with their priority.
-    const log = newLog((line) => { writeSync(2, line) }, process.env['JOURNAL_STREAM'] !== undefined)
+    const log = newLog((line) => {
+      try {
+        writeSync(2, line)
+      } catch {
+        // As below: a full disk, or nobody who reads it any more.
+      }
+    }, process.env['JOURNAL_STREAM'] !== undefined)
     return { ...log, reopen: () => {} }
   }
   let [fd, size] = open(path)

@@ -45,28 +45,48 @@ function withSources(body: (folder: string, entry: string) => void): void {
   }
 }
 
+function writeImageOf(folder: string, entry: string): string {
+  const { often, seldom } = joinModules(entry, join(folder, 'seldom.cjs'))
+  writeFileSync(join(folder, 'seldom.cjs'), seldom)
+  writeFileSync(join(folder, 'image.cjs'), often)
+  return join(folder, 'image.cjs')
+}
+
 const run = (path: string): string => execFileSync(process.execPath, [path], { encoding: 'utf8' })
 
 test('joined modules do what they do apart', () => {
   withSources((folder, entry) => {
     assert.equal(run(join(folder, 'main.ts')), EXPECTED)
-    writeFileSync(join(folder, 'image.cjs'), joinModules(entry, folder))
-    assert.equal(run(join(folder, 'image.cjs')), EXPECTED)
+    assert.equal(run(writeImageOf(folder, entry)), EXPECTED)
   })
 })
 
 test('an image whose sources have changed runs the sources', () => {
   withSources((folder, entry) => {
-    writeFileSync(join(folder, 'image.cjs'), joinModules(entry, folder))
+    const image = writeImageOf(folder, entry)
     writeFileSync(join(folder, 'numbers.ts'), SOURCES['numbers.ts'].replace('21', '50'))
     utimesSync(join(folder, 'numbers.ts'), 1, 1)
-    assert.equal(run(join(folder, 'image.cjs')), EXPECTED.replace('42', '100'))
+    assert.equal(run(image), EXPECTED.replace('42', '100'))
+  })
+})
+
+test('an image whose second file is out of date or gone runs the sources', () => {
+  withSources((folder, entry) => {
+    const image = writeImageOf(folder, entry)
+    writeFileSync(join(folder, 'late.ts'), "export function where(): string { return 'none' }\n")
+    utimesSync(join(folder, 'late.ts'), 1, 1)
+    assert.equal(run(image), EXPECTED.replace('true', 'false'))
+    rmSync(join(folder, 'seldom.cjs'))
+    assert.equal(run(image), EXPECTED.replace('true', 'false'))
+    writeImageOf(folder, entry)
+    rmSync(join(folder, 'seldom.cjs'))
+    assert.equal(run(image), EXPECTED.replace('true', 'false'))
   })
 })
 
 test('an image moves with its sources', () => {
   withSources((folder, entry) => {
-    writeFileSync(join(folder, 'image.cjs'), joinModules(entry, folder))
+    writeImageOf(folder, entry)
     const moved = `${folder}-moved`
     renameSync(folder, moved)
     try {
@@ -80,22 +100,26 @@ test('an image moves with its sources', () => {
 })
 
 test('the sources of Cellar can be joined', () => {
-  const image = joinModules(join(import.meta.dirname, 'main.ts'), tmpdir())
-  assert.match(image, /cli\/run\.ts/)
+  const { often, seldom } = joinModules(join(import.meta.dirname, 'main.ts'), join(tmpdir(), 'seldom.cjs'))
   // A foreground run has its modules compiled with the file; what only other commands need is compiled by them.
-  assert.match(image, /= once\(\(\(\) => \{\/\/ cli\/run\.ts: /)
-  assert.match(image, /= once\(\(\) => \{\/\/ cli\/dispatch\.ts: /)
-  assert.match(image, /= once\(\(\) => \{\/\/ cli\/commands\.ts: /)
+  assert.match(often, /= once\(\(\(\) => \{\/\/ cli\/run\.ts: /)
+  assert.match(often, /= once\(\(\(\) => \{\/\/ wasi\/p1\/fd\.ts: /)
+  for (const name of ['cli/dispatch', 'cli/commands', 'cell/stack', 'services/net/connection', 'host/spec']) {
+    assert.ok(!often.includes(`// ${name}.ts: `), name)
+    assert.ok(seldom.includes(`= once(() => {// ${name}.ts: `), name)
+  }
   // A host runs from its sources.
-  assert.match(image, /import\(urlOf\("[^"]*cli\/host\.ts"\)\)/)
-  assert.doesNotMatch(image, /\/\/ (?:api|cli)\/(?:server|host)\.ts: /)
-  assert.doesNotMatch(image, /[^\0-\x7f]/)
-  assert.doesNotMatch(image, /^(?:import|export) /m)
+  assert.match(seldom, /import\(urlOf\("[^"]*cli\/host\.ts"\)\)/)
+  for (const file of [often, seldom]) {
+    assert.doesNotMatch(file, /\/\/ (?:api|cli)\/(?:server|host)\.ts: /)
+    assert.doesNotMatch(file, /[^\0-\x7f]/)
+    assert.doesNotMatch(file, /^(?:import|export) /m)
+  }
 })
 
 test('a form that the image does not know is refused by name', () => {
   withSources((folder, entry) => {
     writeFileSync(join(folder, 'late.ts'), 'export default 1\n')
-    assert.throws(() => joinModules(entry, folder), /late\.ts: "export default 1"/)
+    assert.throws(() => joinModules(entry, join(folder, 'seldom.cjs')), /late\.ts: "export default 1"/)
   })
 })

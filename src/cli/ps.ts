@@ -15,12 +15,13 @@ const SETTLE_MS = 100
 const PROJECT: Column<GuestView> = { head: 'PROJECT', of: ({ project }) => project }
 const COLUMNS: readonly Column<GuestView>[] = [
   { head: 'NAME', of: ({ name }) => name },
-  { head: 'IMAGE', of: ({ spec }) => spec.image.startsWith('sha256:') ? shortDigest(spec.image) : spec.image },
+  { head: 'IMAGE', of: ({ spec }) => imageOf(spec.image) },
   { head: 'STATUS', of: statusOf },
   { head: 'RESTARTS', of: ({ restarts }) => String(restarts), number: true },
   { head: 'AGE', of: ({ createdAt }) => span(Date.now() - createdAt), number: true },
-  { head: 'PORTS', of: ({ spec }) => spec.ports?.map((port) => port.replace(/:(\d+)$/, '->$1')).join(', ') ?? '' },
+  { head: 'PORTS', of: portsOf },
   { head: 'ID', of: ({ id }) => id, wide: true },
+  { head: 'MODULE', of: ({ digest }) => shortDigest(digest), wide: true },
   { head: 'POOL', of: ({ spec }) => spec.pool ?? '', wide: true },
   { head: 'MEMORY', of: ({ spec }) => spec.memory ?? '', wide: true },
   { head: 'USED', of: ({ exit }) => exit?.usage === undefined || Number.isNaN(exit.usage.memoryBytes) ||
@@ -42,6 +43,21 @@ export async function ps(call: Call): Promise<number> {
     return 0
   }
   return await watch(client, call, read, view)
+}
+
+/** What a guest runs, for people: `app:1.2`, `web.wasm`, or the begin of a digest if nothing has a name. */
+function imageOf(image: string): string {
+  return image.startsWith('sha256:') ? shortDigest(image) : image.replace(/@sha256:[0-9a-f]{64}$/, '')
+}
+
+/** Where it is published; a port that the host chooses is known while it runs. */
+function portsOf({ spec, ports = [] }: GuestView): string {
+  const asked = spec.ports ?? []
+  if (!asked.some((text) => /^(?:.*:)?0:\d+$/.test(text)) || ports.length !== asked.length) {
+    return asked.map((text) => text.replace(/:(\d+)$/, '->$1')).join(', ')
+  }
+  return ports.map(({ address, port, guest }) =>
+    `${address.includes(':') ? `[${address}]` : address}:${port}->${guest}`).join(', ')
 }
 
 /** What a guest does, for people: `running (healthy)`, `exited (0) 3m ago`. */

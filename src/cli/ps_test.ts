@@ -17,8 +17,10 @@ const HOUR = 3600_000
 const GUESTS = [
   guestView('web', { spec: spec({ image: 'registry.example.com/web:1.2', ports: ['127.0.0.1:8080:80', '443:443'],
     labels: { tier: 'web' } }), healthy: true }),
-  guestView('db', { spec: spec({ image: `sha256:${'c'.repeat(64)}` }), restarts: 12 }),
-  guestView('job', { phase: 'exited', exit: { status: 0, reason: 'exit 0' }, endedAt: Date.now() - 2 * HOUR - 500 }),
+  guestView('db', { spec: spec({ image: `sha256:${'c'.repeat(64)}`, ports: ['0:5432'] }), restarts: 12,
+    ports: [{ address: '::1', port: 32768, guest: 5432 }] }),
+  guestView('job', { spec: spec({ image: `job.wasm@sha256:${'d'.repeat(64)}` }), phase: 'exited',
+    exit: { status: 0, reason: 'exit 0' }, endedAt: Date.now() - 2 * HOUR - 500 }),
   guestView('bad\x1b[2J', { phase: 'backing-off', exit: { status: 134, reason: 'trap' } }),
 ]
 const ANSWERS: Answers = {
@@ -31,11 +33,11 @@ test('cellar ps shows guests that run as an aligned table without lines', async 
   assert.deepEqual(await host.run(['ps']), { status: 0, stderr: '', stdout: `\
 NAME           IMAGE                          STATUS                 RESTARTS   AGE   PORTS
 bad\\u{1b}[2J   app:1                          backing-off (134)             0    5m
-db             cccccccccccc                   running 3m                   12    5m
+db             cccccccccccc                   running 3m                   12    5m   [::1]:32768->5432
 web            registry.example.com/web:1.2   running (healthy) 3m          0    5m   127.0.0.1:8080->80, 443->443
 ` })
   const all = (await host.run(['ps', '-a', '--no-headers'])).stdout
-  assert.match(all, /^job +app:1 +exited \(0\) 2h ago +0 +5m$/m)
+  assert.match(all, /^job +job\.wasm +exited \(0\) 2h ago +0 +5m$/m)
   assert.doesNotMatch(all, /NAME/)
 })
 
@@ -52,7 +54,7 @@ test('cellar ps chooses by label and project, and prints names, JSON or YAML', a
   const everywhere = await out('ps -A')
   assert.match(everywhere, /^PROJECT +NAME/)
   assert.match(everywhere, /^shop +till/m)
-  assert.match(await out('ps -o wide'), /^NAME .* ID +POOL +MEMORY +USED +PROCESS +REASON$/m)
+  assert.match(await out('ps -o wide'), /^NAME .* ID +MODULE +POOL +MEMORY +USED +PROCESS +REASON$/m)
 })
 
 test('cellar ps --watch adds the guests that an event tells of', async () => {

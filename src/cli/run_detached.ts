@@ -20,6 +20,11 @@ const FOREGROUND_ONLY: Readonly<Record<string, string>> = {
     stats: "left out: see 'cellar stats'",
   trace: 'left out on a host', file: "left out: use 'cellar apply -f'",
 }
+/** Fields of a spec that have another name than their flag. */
+const FLAG_OF: Readonly<Record<string, string>> = {
+  ports: 'publish', volumes: 'volume', networks: 'network', secrets: 'secret', labels: 'label', stubs: 'stub',
+  stdin: 'interactive',
+}
 const EXIT = 125
 
 /** Creates and starts the guest, and prints its name. Throws ToldError with the exit status of a run's errors. */
@@ -43,6 +48,13 @@ export async function runDetached({ flags, rest }: Parsed<typeof RUN_FLAGS>): Pr
     return startOf(guest)
   } catch (error) {
     if (!isTold(error) || error.exit > 1) throw error
+    // The host speaks of its request; who gave a flag hears of that.
+    const field = /: \/spec\/([\w-]+)\S* of its body: (.+)$/s.exec(error.message)
+    if (field !== null) {
+      const flag = `--${FLAG_OF[field[1]!] ?? field[1]}`
+      throw new ToldError({ message: `Cannot use ${flag}: ${field[2]}`, code: error.code,
+        hint: "See 'cellar run --help' for what each flag takes", exit: EXIT }, { cause: error })
+    }
     throw new ToldError({ message: error.message, code: error.code, hint: error.hint, exit: EXIT }, { cause: error })
   }
 }

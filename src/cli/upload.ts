@@ -2,8 +2,10 @@
 
 import { createHash } from 'node:crypto'
 import { closeSync, createReadStream, openSync, readSync } from 'node:fs'
+import { basename } from 'node:path'
 import { CellarError } from '../base/errors.ts'
 import type { ImageView } from '../host/operator.ts'
+import { isPath } from '../image/reference.ts'
 import type { Client } from './client.ts'
 import { isTold } from './told.ts'
 
@@ -14,17 +16,20 @@ export function imagePath(reference: string): string {
   return `/v1/images/${encodeURIComponent(reference)}`
 }
 
-/** The digest of a module, `sha256:…`, that the host has now. Throws PROGRAM_NOT_FOUND, PROGRAM_UNREADABLE. */
+/**
+ * A reference to a module that the host has now: `FILE@sha256:…`, so that people see what it is, or the digest alone if
+ * the file's name can't be part of one. Throws PROGRAM_NOT_FOUND, PROGRAM_UNREADABLE.
+ */
 export async function uploaded(host: Client, path: string): Promise<string> {
   const digest = digestOf(path)
   try {
     await host.ask('GET', imagePath(digest))
-    return digest
   } catch (error) {
     if (!isTold(error) || error.code !== 'NOT_FOUND') throw error
+    await importProgram(host, path, undefined)
   }
-  const { module } = await importProgram(host, path, undefined)
-  return module
+  const name = basename(path).toLowerCase()
+  return isPath(name) ? `${name}@${digest}` : digest
 }
 
 /** Sends a program as an image, with a name if it is to have one. */

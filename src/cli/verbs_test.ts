@@ -33,7 +33,7 @@ test('cellar run -d sends the program if the host does not have it, and prints t
   assert.deepEqual(host.asked[1]!.body, MODULE)
   assert.equal(host.asked[1]!.headers['content-type'], 'application/wasm')
   assert.deepEqual(jsonOf(host, `POST ${GUESTS}`), { name: 'web', start: true, spec: {
-    image: DIGEST, args: ['web.wasm', '-x', 'y'], env: { A: 'b' }, memory: '64MiB', shares: 200, 'cpu-limit': '50%',
+    image: `web.wasm@${DIGEST}`, args: ['web.wasm', '-x', 'y'], env: { A: 'b' }, memory: '64MiB', shares: 200, 'cpu-limit': '50%',
     timeout: '5s', pool: 'front', volumes: ['data:/data:ro'], ports: ['8080:80'], expose: [81], connect: ['db:5432'],
     networks: ['back'], egress: ['*.example.com:443'], secrets: { PASSWORD: 'db' }, labels: { tier: 'web' },
     restart: 'always', stdin: true, health: { tcp: 80 },
@@ -43,13 +43,13 @@ test('cellar run -d sends the program if the host does not have it, and prints t
 test('cellar run -d sends nothing that the host has, and takes names of images', async () => {
   await using host = await FakeHost.start({ [`POST ${GUESTS}`]: [201, guestView('a')],
     [`GET /v1/images/${encodeURIComponent(DIGEST)}`]: [200, IMAGE] })
-  writeFileSync(join(host.folder, 'a.wasm'), MODULE)
-  assert.equal((await host.run(['run', '-d', 'a.wasm'])).status, 0)
+  for (const file of ['a.wasm', '_.wasm']) writeFileSync(join(host.folder, file), MODULE)
+  for (const file of ['a.wasm', '_.wasm']) assert.equal((await host.run(['run', '-d', file])).status, 0)
   assert.equal((await host.run(['run', '-d', 'registry.example.com/app:1.2', 'x'])).status, 0)
   assert.deepEqual(host.lines().filter((line) => line.startsWith('POST /v1/images')), [])
   const bodies = host.asked.filter(({ method }) => method === 'POST').map(({ body }) =>
     JSON.parse(body.toString()).spec)
-  assert.deepEqual(bodies, [{ image: DIGEST, args: ['a.wasm'] },
+  assert.deepEqual(bodies, [{ image: `a.wasm@${DIGEST}`, args: ['a.wasm'] }, { image: DIGEST, args: ['_.wasm'] },
     { image: 'registry.example.com/app:1.2', args: ['app:1.2', 'x'] }])
 })
 
@@ -144,7 +144,7 @@ cells:
   assert.equal(host.lines().at(-1), `${path}?prune=`)
   const { cells, project } = jsonOf(host, path) as { cells: Record<string, Record<string, unknown>>; project: string }
   assert.deepEqual([project, cells.web!.image, cells.web!.program, cells.db!.image],
-    ['shop', DIGEST, undefined, 'db:1'])
+    ['shop', `web.wasm@${DIGEST}`, undefined, 'db:1'])
 
   const different = await host.run(['diff', '-f', 'sub/shop.yaml'])
   assert.deepEqual([different.status, different.stdout], [1, '+ guest web: create\n~ pool p: change (shares)\n'])

@@ -32,7 +32,7 @@ export type Recovery = {
 /** Copies the database into the folder's backups, and removes the oldest beyond BACKUPS_MAX: the copy's path. */
 export async function keepBackup(db: DatabaseSync, folder: string): Promise<string> {
   const inside = backupFolder(folder)
-  const path = join(inside, `cellar-${stamp()}.db`)
+  const path = join(inside, `cellar-${laterThan(backupsIn(folder)[0])}.db`)
   const partial = join(inside, 'new')
   try {
     if (!existsSync(inside)) mkdirSync(inside, 0o700)
@@ -125,7 +125,14 @@ function putAside(path: string): string[] {
   })
 }
 
-/** Now, as a part of a file's name. Later ones sort behind. */
-function stamp(): string {
-  return new Date().toISOString().replaceAll(':', '-')
+/** A time, as a part of a file's name. Later ones sort behind. */
+function stamp(time = Date.now()): string {
+  return new Date(time).toISOString().replaceAll(':', '-')
+}
+
+// Now, unless the clock was set back: then a moment after the newest backup. It must not pass for the oldest.
+function laterThan(newest: string | undefined): string {
+  const [, day, hour, rest] = /^cellar-([\d-]+)T(\d\d)-(.*)\.db$/.exec(newest ?? '') ?? []
+  const before = Date.parse(`${day}T${hour}:${rest?.replace('-', ':')}`)
+  return stamp(before >= Date.now() ? before + 1 : Date.now())
 }

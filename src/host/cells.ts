@@ -38,6 +38,8 @@ type Guest = {
   number: number | undefined; signal: number | undefined
   counts: Uint32Array
   startedAt: number | undefined
+  /** As startedAt, by the monotonic clock. */
+  startedMs: number
   by: GuestEnd['by']
 }
 
@@ -68,8 +70,8 @@ export class Cells {
   get ends(): readonly GuestEnd[] { return [...this.#ends.values()] }
 
   states(): GuestState[] {
-    return [...this.#guests.values()].flatMap(({ launch: { id, run }, startedAt }) => startedAt === undefined ? [] : [{
-      id, run, startedAt, ...healthOf(this.#parts.health.of(id)),
+    return [...this.#guests.values()].flatMap(({ launch: { id, run }, startedAt, startedMs }) => startedAt === undefined ? [] : [{
+      id, run, startedAt, ageMs: performance.now() - startedMs, ...healthOf(this.#parts.health.of(id)),
     }])
   }
 
@@ -87,7 +89,7 @@ export class Cells {
     }
     const console = this.#parts.consoles.add(id, launch.stdin, launch.stream)
     const guest: Guest = { launch, console, held: undefined, number: undefined, signal: undefined,
-      counts: new Uint32Array(new SharedArrayBuffer(HYPERCALL_NAMES.length * 4)), startedAt: undefined, by: undefined }
+      counts: new Uint32Array(new SharedArrayBuffer(HYPERCALL_NAMES.length * 4)), startedAt: undefined, startedMs: 0, by: undefined }
     this.#guests.set(id, guest)
     const sized = launch.volumes.filter(({ sizeBytes }) => sizeBytes !== undefined)
     // At once where nothing must be waited for, so that starts are in the order of the messages.
@@ -234,6 +236,7 @@ export class Cells {
 
   #created(guest: Guest): void {
     guest.startedAt = Date.now()
+    guest.startedMs = performance.now()
     this.#tellStarted(guest)
     const { id, health } = guest.launch
     if (health !== undefined) this.#parts.health.add(id, health)

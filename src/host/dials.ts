@@ -8,7 +8,7 @@
 
 import type { Socket } from 'node:net'
 import { EAGAIN, ECONNREFUSED, EIO, ETIMEDOUT } from '../base/errno.ts'
-import { EGRESS_DIALS_MAX } from '../base/limits.ts'
+import { EGRESS_DIALS_MAX, EGRESS_DIALS_PROJECT_MAX } from '../base/limits.ts'
 import type { Log } from '../base/log.ts'
 import { closeFd, socketPair } from '../sys/sockets.ts'
 import { parseRules, reach, type Rule } from './egress.ts'
@@ -35,11 +35,13 @@ export class Dials {
   /** Attempts outside, by what became of them. */
   readonly counts = { allowed: 0, denied: 0, failed: 0 }
   readonly #parts: Parts
-  readonly #waiting = new Map<number, (errno: number) => void>()
+  readonly #waiting = new Map<number, { readonly there: ProcessHandle; readonly resolve: (errno: number) => void }>()
   readonly #windows = new Map<string, Window>()
   readonly #rules = new WeakMap<GuestSpec, readonly Rule[]>()
   #requests = 0
   #underWay = 0
+  /** By project: one that waits for what never answers doesn't keep the others from it. */
+  readonly #underWayOf = new Map<string, number>()
 
   constructor(parts: Parts) {
     this.#parts = parts
@@ -51,8 +53,11 @@ export class Dials {
     const guest = this.#parts.state.guests.get(asked.id)
     // A process speaks for its own guests only; one of `exec` is not known by its id.
     if (guest === undefined || guest.handle !== handle) return answer({ errno: ECONNREFUSED })
-    if (this.#underWay >= EGRESS_DIALS_MAX) return answer({ errno: EAGAIN })
+    const { project } = guest.row
+    const mine = this.#underWayOf.get(project) ?? 0
+    if (this.#underWay >= EGRESS_DIALS_MAX || mine >= EGRESS_DIALS_PROJECT_MAX) return answer({ errno: EAGAIN })
     this.#underWay++
+    this.#underWayOf.set(project, mine + 1)
     try {
       const peer = this.#peer(guest, asked.name)
       answer(peer === undefined ? await this.#outside(guest, handle, asked)
@@ -62,12 +67,16 @@ export class Dials {
       answer({ errno: EIO })
     } finally {
       this.#underWay--
+      const left = this.#underWayOf.get(project)! - 1
+      if (left > 0) this.#underWayOf.set(project, left)
+      else this.#underWayOf.delete(project)
     }
   }
 
   /** A process has taken a connection from another's cell, or hasn't. */
-  taken(request: number, errno: number): void {
-    this.#waiting.get(request)?.(errno)
+  taken(from: ProcessHandle, request: number, errno: number): void {
+    const waiting = this.#waiting.get(request)
+    if (waiting?.there === from) waiting.resolve(errno)
   }
 
   #peer(guest: Guest, name: string): Guest | undefined {
@@ -83,7 +92,7 @@ export class Dials {
     const request = ++this.#requests
     const { promise, resolve } = Promise.withResolvers<number>()
     const timer = setTimeout(resolve, ANSWER_MS_MAX, ETIMEDOUT)
-    this.#waiting.set(request, resolve)
+    this.#waiting.set(request, { there, resolve })
     let errno = EIO
     try {
       there.link.send({ incoming: peer.row.id, port, ticket: await giveFd(there, theirs), request })

@@ -3,18 +3,22 @@
 // The types are those of protocol.ts. Texts and lists are bounded, as a frame alone allows for megabytes of either.
 
 import { z } from 'zod'
+import { TRAP_FRAMES_MAX } from '../base/limits.ts'
 import type { FromProcess } from './protocol.ts'
 
 const count = z.number().min(0)
 const id = z.string().max(256)
 const text = z.string().max(4096)
+/** It is kept: what is longer is cut, as a guest may have had a hand in it. */
+const words = z.string().transform((whole) => whole.slice(0, WORDS_LENGTH_MAX))
+const WORDS_LENGTH_MAX = 1024
 
 const outcome = z.discriminatedUnion('kind', [
   z.object({ kind: z.literal('exit'), code: z.number() }),
   z.object({ kind: z.literal('signal'), signal: z.int().min(0).max(255) }),
-  z.object({ kind: z.literal('trap'), reason: z.string(),
-    frames: z.array(z.object({ name: z.string(), index: z.number(), offset: z.number().optional() })).max(256) }),
-  z.object({ kind: z.literal('failed'), code: text, values: z.array(z.unknown()).max(16) }),
+  z.object({ kind: z.literal('trap'), reason: words,
+    frames: z.array(z.object({ name: words, index: z.number(), offset: z.number().optional() })).max(TRAP_FRAMES_MAX) }),
+  z.object({ kind: z.literal('failed'), code: text, values: z.array(z.union([words, z.number(), z.boolean()])).max(16) }),
 ])
 const usage = z.object({
   startNs: z.number(), cpuNs: z.number(), wallNs: z.number(), memoryBytes: count, waits: count, preemptions: count,
@@ -24,7 +28,8 @@ const end = z.object({
   id, run: z.number(), outcome, usage: usage.optional(), startedAt: z.number().optional(), endedAt: z.number(),
   by: z.enum(['stop', 'timeout', 'unhealthy']).optional(),
 })
-const state = z.object({ id, run: z.number(), startedAt: z.number(), healthy: z.boolean().optional() })
+const state = z.object({ id, run: z.number(), startedAt: z.number(), healthy: z.boolean().optional(),
+  ageMs: count.optional() })
 const figures = z.object({
   ageNs: z.number(), runningNs: z.number(), runnableNs: z.number(), waitingNs: z.number(), throttledNs: z.number(),
   stints: z.number(), switches: z.number(), preemptions: z.number(), memoryBytes: count, pcpu: count,
@@ -40,7 +45,7 @@ export const MESSAGE: z.ZodType<FromProcess> = z.union([
   z.object({ eof: z.number(), status: z.int().min(0).max(255).optional() }),
   z.object({ dial: z.number(), id, name: text, port: z.int().min(0).max(65_535) }),
   z.object({ health: id, run: z.number(), healthy: z.boolean(), why: text }),
-  z.object({ incoming: z.number(), errno: z.number() }),
+  z.object({ incoming: z.number(), errno: z.int().min(0).max(4095) }),
   z.object({ hello: z.number(), process: z.number(), project: text, pid: z.int(), guests: z.array(state),
     ends: z.array(end) }),
   z.object({ figures: z.number(), guests: z.record(id, figures),

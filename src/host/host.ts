@@ -178,12 +178,15 @@ export class Host implements Operator {
   }
 
   #hear(handle: ProcessHandle, message: FromProcess): void {
-    if ('started' in message) this.#lifecycle.started(message.started, message.run, message.startedAt)
+    if ('started' in message) this.#lifecycle.started(message.started, message.run, message.startedAt, handle)
     else if ('ended' in message) this.#lifecycle.ended(message.ended, handle)
-    else if ('health' in message) this.#lifecycle.health(message.health, message.run, message.healthy, message.why)
+    else if ('health' in message) {
+      this.#lifecycle.health(message.health, message.run, message.healthy, message.why, handle)
+    }
     else if ('dial' in message) void this.#dials.dial(handle, message)
-    else if ('incoming' in message) this.#dials.taken(message.incoming, message.errno)
+    else if ('incoming' in message) this.#dials.taken(handle, message.incoming, message.errno)
     else if ('say' in message) {
+      if (!handle.sayings.allow()) return
       this.#options.log.warn('a cell process says', { process: handle.id, project: handle.project, text: message.say,
         ...(message.id === undefined ? {} : { guest: message.id }) })
     }

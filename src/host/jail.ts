@@ -8,6 +8,7 @@
 // The ids have no names and no entries in any file. Elsewhere: which walls this machine has (confinement.ts).
 
 import { closeSync, constants, fchmodSync, fchownSync, mkdirSync, openSync } from 'node:fs'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 /** A wall around a cell process. */
@@ -21,6 +22,8 @@ export type Confinement = readonly { readonly layer: Layer; readonly on: boolean
 export type JailOptions = {
   /** Its own folder and the project's: to change. The blobs: to read. */
   readonly runFolder: string; readonly projectFolder: string; readonly blobFolder: string
+  /** What it runs, of writeProcessCode: to read. Default: the sources. */
+  readonly codeFolder?: string | undefined
   /** The user and group that it becomes; undefined: it stays who it is. */
   readonly uid?: number | undefined
   /** What runs in place of the cell process: for a probe. Its arguments are the same. */
@@ -63,5 +66,6 @@ export function ownFolder(path: string, uid: number | undefined): void {
 /** The command that starts a cell process in its jail, for child_process.spawn. The environment is all that it has. */
 export function jailCommand(options: JailOptions): { file: string; args: string[]; env: Record<string, string> } {
   const flags = ['--disable-warning=ExperimentalWarning', '--disable-sigusr1']
-  return { file: process.execPath, args: [...flags, LAUNCHER, JSON.stringify(options)], env: {} }
+  const launcher = options.codeFolder === undefined ? LAUNCHER : join(options.codeFolder, 'jail_launch.cjs')
+  return { file: process.execPath, args: [...flags, launcher, JSON.stringify(options)], env: {} }
 }

@@ -83,14 +83,14 @@ function checkAccess({ runFolder, projectFolder, blobFolder }: JailOptions, prog
   accessSync(runFolder, constants.R_OK | constants.W_OK | constants.X_OK)
 }
 
-function rules({ runFolder, projectFolder, blobFolder }: JailOptions): Rule[] {
+function rules({ runFolder, projectFolder, blobFolder, codeFolder = ROOT }: JailOptions): Rule[] {
   return [
     { path: realpathSync(process.execPath), access: 'execute' },
     ...LOADERS.map((path): Rule => ({ path, access: 'execute', optional: true })),
     { path: ROOT, access: 'read' },
     ...SYSTEM_FILES.map((path): Rule => ({ path, access: 'read', optional: true })),
     { path: '/dev/null', access: 'device' },
-    { path: blobFolder, access: 'read' },
+    { path: codeFolder, access: 'read' }, { path: blobFolder, access: 'read' },
     { path: runFolder, access: 'change' }, { path: projectFolder, access: 'change' },
   ]
 }
@@ -99,13 +99,14 @@ function rules({ runFolder, projectFolder, blobFolder }: JailOptions): Rule[] {
  * Node's own permission model: no wall against machine code, but JavaScript that was led astray can't read a file or
  * start a process through Node. What cell processes do with guests' files goes through system calls, past it.
  */
-function nodeFlags({ runFolder, projectFolder, blobFolder }: JailOptions): string[] {
+function nodeFlags({ runFolder, projectFolder, blobFolder, codeFolder = ROOT }: JailOptions): string[] {
   const own = ['/dev/null', ...[runFolder, projectFolder].flatMap((path) => [path, `${path}/*`])]
   return [
     '--disable-warning=ExperimentalWarning', '--disable-warning=SecurityWarning', '--disable-sigusr1',
     '--max-inlined-bytecode-size-cumulative=2500',
     '--permission', '--allow-worker', '--allow-ffi', '--allow-net',
-    ...[`${ROOT}*`, '/proc/self', `${blobFolder}/*`, ...own].map((path) => `--allow-fs-read=${path}`),
+    ...[`${ROOT}*`, `${codeFolder}/*`, `${blobFolder}/*`, '/proc/self', ...own]
+      .map((path) => `--allow-fs-read=${path}`),
     ...own.map((path) => `--allow-fs-write=${path}`),
   ]
 }

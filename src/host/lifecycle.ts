@@ -14,6 +14,7 @@
 import { CellarError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
 import { signals } from '../base/signals.ts'
+import { stateError } from './database.ts'
 import { launchOf, parseVolume, termsOf } from './launch.ts'
 import type { Paths } from './paths.ts'
 import { dropPorts, openPorts } from './ports.ts'
@@ -112,7 +113,8 @@ export class Lifecycle {
       this.#parts.state.setRow(guest, { ...guest.row, ports: published })
       if (handle.link === undefined) return // On its way back: `hello` launches again.
       handle.link.send({ start: this.#launchOf(guest, tickets) })
-    } catch (error) {
+    } catch (thrown) {
+      const error = stateError(thrown, this.#parts.paths.state)
       if (!(error instanceof CellarError)) this.#parts.log.error('cannot launch', { guest: id, why: String(error) })
       const outcome = error instanceof CellarError ? { kind: 'failed' as const, code: error.code, values: error.values }
         : { kind: 'failed' as const, code: 'PROCESS_LOST', values: [project, (error as Error).message] }
@@ -146,16 +148,17 @@ export class Lifecycle {
       if (pool.project === handle.project) handle.link?.send({ pool: pool.name, to: termsOf(pool.spec) })
     }
     const has = new Set(guests.map(({ id }) => id))
-    for (const { id, run, startedAt, healthy } of guests) {
+    for (const { id, run, startedAt, ageMs, healthy } of guests) {
       const guest = state.guests.get(id)
-      if (guest === undefined || guest.row.run !== run || !ACTIVE.includes(guest.row.phase)) {
+      const isKnown = guest?.row.project === handle.project && guest.row.run === run
+      if (!isKnown || !ACTIVE.includes(guest.row.phase)) {
         handle.link?.send({ stop: id, run, signal: signals.SIGKILL })
         continue
       }
       guest.volumes = volumesOf(guest.row)
       processes.join(handle, id, guest.volumes)
       guest.handle = handle
-      this.#isRunning(guest, startedAt)
+      this.#isRunning(guest, startedAt, ageMs)
       if (healthy !== undefined) state.setRow(guest, { ...guest.row, healthy })
       if (guest.row.phase === 'stopping') handle.link?.send({ stop: id, run, signal: signals.SIGTERM })
     }
@@ -185,18 +188,20 @@ export class Lifecycle {
     }
   }
 
-  started(id: string, run: number, startedAt: number): void {
+  started(id: string, run: number, startedAt: number, from: ProcessHandle): void {
     const guest = this.#parts.state.guests.get(id)
-    if (guest === undefined || guest.row.run !== run || guest.row.phase === 'running') return
+    if (guest?.row.project !== from.project || guest.row.run !== run || guest.row.phase === 'running') return
     this.#isRunning(guest, startedAt)
     this.#commitSoon(guest, (tx) => tx.event('guest.started', eventOf(guest, { run, process: guest.handle?.id })))
   }
 
-  health(id: string, run: number, healthy: boolean, why: string): void {
+  health(id: string, run: number, healthy: boolean, why: string, from: ProcessHandle): void {
     const guest = this.#parts.state.guests.get(id)
-    if (guest === undefined || guest.row.run !== run) return
+    if (guest?.row.project !== from.project || guest.row.run !== run) return
     this.#parts.state.setRow(guest, { ...guest.row, healthy })
     guest.changed()
+    // After a restart of the host the process tells it anew.
+    if (!guest.healthNotes.allow()) return
     this.#commitSoon(guest, (tx) => tx.event(healthy ? 'guest.healthy' : 'guest.unhealthy', eventOf(guest, { why })))
   }
 
@@ -219,6 +224,8 @@ export class Lifecycle {
     const guest = state.guests.get(end.id)
     const acknowledge = (): void => from?.link?.send({ ack: end.id, run: end.run })
     if (guest === undefined || guest.row.run !== end.run || !ACTIVE.includes(guest.row.phase)) return acknowledge()
+    // A process speaks for guests of its own project only.
+    if (from !== undefined && guest.row.project !== from.project) return acknowledge()
     const { row } = guest
     const ranMs = guest.startedMs === 0 ? 0 : performance.now() - guest.startedMs
     // Who asked for it may be gone, or it ended by itself while it was asked to.
@@ -251,11 +258,11 @@ export class Lifecycle {
 
   // ---- inside
 
-  #isRunning(guest: Guest, startedAt: number): void {
+  #isRunning(guest: Guest, startedAt: number, ageMs = 0): void {
     const { state } = this.#parts
     const phase = guest.row.phase === 'stopping' ? 'stopping' : 'running'
     state.setRow(guest, { ...guest.row, phase, startedAt, process: guest.handle?.id ?? null })
-    guest.startedMs = Math.max(1, performance.now() - Math.max(0, Date.now() - startedAt))
+    guest.startedMs = Math.max(1, performance.now() - ageMs)
     guest.changed()
   }
 

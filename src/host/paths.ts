@@ -27,6 +27,8 @@ export class Paths {
   get lock(): string { return join(this.state, 'host.lock') }
   get runs(): string { return join(this.state, 'run') }
   get log(): string { return join(this.state, 'log') }
+  /** What cell processes run (process_code.ts). */
+  get code(): string { return join(this.state, 'code') }
   get projects(): string { return join(this.state, 'projects') }
 
   /** What a cell process says on stdout and stderr. */

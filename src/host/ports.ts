@@ -3,13 +3,13 @@
 // The host makes a socket listen and gives its descriptor away at once: it never accepts a connection itself, and the
 // port lives and dies with the guest, not with the host. Low ports need a host that may open them, never a guest.
 
-import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ERRNO_NAMES } from '../base/errno.ts'
 import { CellarError } from '../base/errors.ts'
 import { LISTEN_BACKLOG_MAX } from '../base/limits.ts'
 import { closeFd, listenTcp, sendFd } from '../sys/sockets.ts'
 import type { ProcessHandle } from './processes.ts'
+import { throughSocket } from './run_socket.ts'
 import { parsePort, type GuestSpec } from './spec.ts'
 
 /** A published port, as it is. */
@@ -62,7 +62,7 @@ export async function shareFd(handle: ProcessHandle, fd: number): Promise<number
   const until = performance.now() + GIVE_MS_MAX
   for (;;) {
     try {
-      sendFd(join(handle.runFolder, 'f'), fd, ticket)
+      throughSocket(handle.runFolder, 'f', (path) => sendFd(path, fd, ticket))
       return ticket
     } catch (error) {
       // Few fit into the kernel's queue where nobody may make it longer: the process takes them as it reads messages.

@@ -7,13 +7,13 @@
 // (host_line.ts), the messages (protocol.ts).
 
 import { createConnection, type Socket } from 'node:net'
-import { join } from 'node:path'
 import { CellarError } from '../base/errors.ts'
-import { STREAM_FRAME_BYTES_MAX, STREAM_WINDOW_BYTES_MAX } from '../base/limits.ts'
-import { sendFd } from '../sys/sockets.ts'
+import { STREAM_FRAME_BYTES_MAX, STREAM_WINDOW_BYTES_MAX, UNREAD_BYTES_MAX } from '../base/limits.ts'
+import { peerCredentials, sendFd } from '../sys/sockets.ts'
 import { bytesHeader, FrameDecoder, messageFrame } from './frames.ts'
 import { MESSAGE } from './from_process.ts'
 import { PROTOCOL_VERSION, STDIN, type FromProcess, type ToProcess } from './protocol.ts'
+import { throughSocket } from './run_socket.ts'
 
 /** How long a process may take to say hello: it may be compiling a large module. */
 const HELLO_MS_MAX = 30_000
@@ -34,6 +34,8 @@ export type LinkHandlers = {
 /** A connection to a cell process. */
 export class ProcessLink {
   readonly hello: Hello
+  /** Its number, as the kernel knows it: what its hello says is an allegation. */
+  readonly pid: number
   readonly #socket: Socket
   readonly #project: string
   readonly #runFolder: string
@@ -48,11 +50,12 @@ export class ProcessLink {
     this.#runFolder = runFolder
     this.#project = hello.project
     this.hello = hello
+    this.pid = peerCredentials((socket as unknown as { _handle: { fd: number } })._handle.fd).pid
   }
 
   /** Connects to the process of a run folder. Rejects with a system error, or with one that says what it did wrong. */
   static async connect(runFolder: string, handlers: LinkHandlers, version = ''): Promise<ProcessLink> {
-    const socket = createConnection(join(runFolder, 'c'))
+    const socket = throughSocket(runFolder, 'c', (path) => createConnection(path))
     const { promise, resolve, reject } = Promise.withResolvers<ProcessLink>()
     const late = setTimeout(() => socket.destroy(new Error('it said no hello in time')), HELLO_MS_MAX)
     const decoder = new FrameDecoder()
@@ -75,6 +78,8 @@ export class ProcessLink {
           } else if (frame.kind === 'bytes') link.#take(frame.stream, frame.channel, frame.bytes)
           else link.#hear(MESSAGE.parse(frame.message), handlers)
         }
+        // Who asks and doesn't read the answers isn't heard until it does: they would pile up here.
+        if (socket.writableLength > UNREAD_BYTES_MAX) socket.pause().once('drain', () => socket.resume())
       } catch (error) {
         socket.destroy(error as Error)
       }
@@ -90,7 +95,7 @@ export class ProcessLink {
 
   /** Sends a descriptor, ahead of the message that names its ticket. The caller's own stays open. Throws as sendFd. */
   sendDescriptor(fd: number, ticket: number): void {
-    sendFd(join(this.#runFolder, 'f'), fd, ticket)
+    throughSocket(this.#runFolder, 'f', (path) => sendFd(path, fd, ticket))
   }
 
   /** What became of its guests' time and memory, by id. Rejects with CellarError PROCESS_LOST. */
@@ -214,6 +219,8 @@ export class LinkStream {
   came(channel: number, bytes: Uint8Array): boolean {
     this.#granted -= bytes.length
     if (this.#granted < 0) return false
+    // Pieces of nothing would be granted without end.
+    if (bytes.length === 0) return true
     this.#pieces.push({ channel, bytes })
     this.#wake()
     return true

@@ -15,10 +15,13 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import { CellarError } from '../base/errors.ts'
 import { CELLS_PER_PROCESS_MAX, QUANTUM_NS_DEFAULT } from '../base/limits.ts'
 import type { Log } from '../base/log.ts'
+import { stateError } from './database.ts'
+import { Allowance } from './allowance.ts'
 import { jailCommand, ownFolder } from './jail.ts'
 import type { Paths } from './paths.ts'
 import { ProcessLink, type LinkHandlers } from './process_link.ts'
-import type { FromProcess, ProcessConfig } from './protocol.ts'
+import { PROTOCOL_VERSION, type FromProcess, type ProcessConfig } from './protocol.ts'
+import { writeProcessCode } from './process_code.ts'
 import { makeProjectFolder } from './project_folder.ts'
 import type { Store } from './store.ts'
 
@@ -30,6 +33,10 @@ const TRY_MS = 4
 const RECONNECT_MS_MAX = 5000
 /** A process without guests is kept so long for the next one. */
 const IDLE_MS = 30_000
+
+/** So many lines of the host's log are a process's, in so much time. */
+const SAYINGS_MAX = 100
+const SAYINGS_MS = 60_000
 
 /** A project whose process could not be started is left alone for so long. */
 const FAILED_MS = 1000
@@ -48,6 +55,8 @@ export type ProcessHandle = {
   idle: NodeJS.Timeout | undefined
   /** Begins anywhere: a ticket of an earlier host may still lie there. */
   nextTicket: number
+  /** Of what it has to say for the log. */
+  readonly sayings: Allowance
 }
 
 /** What the rest of the host does about processes. */
@@ -70,11 +79,20 @@ export class Processes {
   readonly all = new Map<number, ProcessHandle>()
   readonly #starting = new Map<string, Promise<ProcessHandle>>()
   readonly #parts: Parts
+  #codeFolder: string | undefined
   #isClosed = false
 
   constructor(parts: Parts) {
     this.#parts = parts
-    mkdirSync(parts.paths.runs, { recursive: true, mode: 0o711 })
+    const { paths, log } = parts
+    mkdirSync(paths.runs, { recursive: true, mode: 0o711 })
+    try {
+      writeProcessCode(paths.code)
+      this.#codeFolder = paths.code
+    } catch (error) {
+      // Such as on a full disk: they start from the sources, more slowly.
+      log.warn('cannot write what cell processes run', { why: (error as Error).message })
+    }
   }
 
   /**
@@ -141,12 +159,18 @@ export class Processes {
   /** Ends a process at once, guests and all. */
   kill(handle: ProcessHandle): void {
     // One that an earlier host has started, and that never said hello to us: it may hang, or be about to start.
-    const pids = handle.pid === 0 ? processesOf(handle.runFolder) : isOurs(handle) ? [handle.pid] : []
+    const pids = handle.pid === 0 ? processesOf(handle.runFolder) : this.#isThere(handle) ? [handle.pid] : []
     for (const pid of pids) {
       try {
         process.kill(pid, 'SIGKILL')
       } catch { /* It has just ended. */ }
     }
+  }
+
+  // What a process has on its command line it can change, but not its user, which no other project has.
+  #isThere(handle: ProcessHandle): boolean {
+    const uid = this.#parts.uidOf(handle.project)
+    return isOurs(handle) || (uid !== undefined && handle.pid > 1 && userOf(handle.pid) === uid)
   }
 
   #choose(project: string, volumes: readonly string[]): ProcessHandle | undefined {
@@ -180,15 +204,21 @@ export class Processes {
       process: id, project, runFolder: handle.runFolder, blobFolder: join(paths.state, 'blobs'),
       cacheFolder: paths.cache(project), logFolder: paths.logs(project), quantumNs: QUANTUM_NS_DEFAULT,
     }
-    // The project's user may change what is in its own folders, and never what is above them: we work there by path.
-    makeProjectFolder(paths, project, uid)
-    mkdirSync(handle.runFolder, { mode: 0o700 })
-    const file = join(handle.runFolder, 'config.json')
-    writeFileSync(file, JSON.stringify(config), { mode: 0o600 })
-    if (uid !== undefined) chownSync(file, uid, uid)
-    ownFolder(handle.runFolder, uid)
     this.all.set(id, handle)
-    const why = this.#spawn(handle, uid)
+    let why: { text: string | undefined }
+    try {
+      // The project's user may change what is in its own folders, and never what is above them: we work there by path.
+      makeProjectFolder(paths, project, uid)
+      mkdirSync(handle.runFolder, { mode: 0o700 })
+      const file = join(handle.runFolder, 'config.json')
+      writeFileSync(file, JSON.stringify(config), { mode: 0o600 })
+      if (uid !== undefined) chownSync(file, uid, uid)
+      ownFolder(handle.runFolder, uid)
+      why = this.#spawn(handle, uid)
+    } catch (error) {
+      this.#lose(handle, (error as Error).message)
+      throw stateError(error, handle.runFolder)
+    }
     if (!await this.#connect(handle, START_MS_MAX, why)) {
       const reason = lastWords(paths.processLog(id)) ?? why.text ?? 'it did not answer in time'
       this.kill(handle)
@@ -201,7 +231,7 @@ export class Processes {
   #spawn(handle: ProcessHandle, uid: number | undefined): { text: string | undefined } {
     const { paths, log } = this.#parts
     const { file, args, env } = jailCommand({ runFolder: handle.runFolder, projectFolder: paths.project(handle.project),
-      blobFolder: join(paths.state, 'blobs'), ...(uid === undefined ? {} : { uid }) })
+      blobFolder: join(paths.state, 'blobs'), codeFolder: this.#codeFolder, ...(uid === undefined ? {} : { uid }) })
     mkdirSync(paths.log, { recursive: true, mode: 0o700 })
     const output = openSync(paths.processLog(handle.id), 'a', 0o600)
     const why: { text: string | undefined } = { text: undefined }
@@ -231,14 +261,15 @@ export class Processes {
     while (!isOver()) {
       try {
         const link = await ProcessLink.connect(handle.runFolder, handlers)
-        // Its socket lies in a folder of its own: it may lead to another process.
-        if (link.hello.process !== handle.id || link.hello.project !== handle.project) {
+        // Its socket lies in a folder of its own: it may lead to another process. Or it is of another version of ours.
+        const { hello, process, project } = link.hello
+        if (process !== handle.id || project !== handle.project || hello !== PROTOCOL_VERSION) {
           link.close()
           return false
         }
         handle.link = link
         handle.hasAnswered = true
-        handle.pid = link.hello.pid
+        handle.pid = link.pid
         this.#parts.events.hello(handle, link.hello)
         return true
       } catch (error) {
@@ -259,7 +290,7 @@ export class Processes {
     // A moment, for the kernel to tell of its end: then we know why.
     await sleep(20)
     if (!this.all.has(handle.id)) return
-    if (isOurs(handle) && await this.#connect(handle, RECONNECT_MS_MAX)) return
+    if (this.#isThere(handle) && await this.#connect(handle, RECONNECT_MS_MAX)) return
     if (!this.all.has(handle.id) || this.#isClosed) return
     // It runs and doesn't answer: nobody else may own what is in it.
     this.kill(handle)
@@ -294,7 +325,8 @@ export class Processes {
 
 function newHandle(id: number, project: string, runFolder: string): ProcessHandle {
   return { id, project, runFolder, pid: 0, link: undefined, hasAnswered: false, guests: new Set(),
-    volumes: new Map(), isDraining: false, idle: undefined, nextTicket: Math.floor(Math.random() * 2 ** 40) }
+    volumes: new Map(), isDraining: false, idle: undefined, nextTicket: Math.floor(Math.random() * 2 ** 40),
+    sayings: new Allowance(SAYINGS_MAX, SAYINGS_MS) }
 }
 
 // A number of a process may be another's by now: ours has its run folder on its command line or as its folder.
@@ -306,6 +338,15 @@ function isOurs({ pid, runFolder }: Pick<ProcessHandle, 'pid' | 'runFolder'>): b
     return words.includes(`\0${runFolder}\0`) || words.includes(JSON.stringify(runFolder))
   } catch {
     return false
+  }
+}
+
+function userOf(pid: number): number | undefined {
+  try {
+    const uid = /^Uid:\t(\d+)/m.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]
+    return uid === undefined ? undefined : Number(uid)
+  } catch {
+    return undefined
   }
 }
 

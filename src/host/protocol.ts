@@ -75,6 +75,8 @@ export type GuestEnd = {
 /** A cell that a process has. */
 export type GuestState = {
   readonly id: string; readonly run: number; readonly startedAt: number; readonly healthy?: boolean | undefined
+  /** How long it has run, by the monotonic clock: the wall clock may have jumped since it started. */
+  readonly ageMs?: number | undefined
 }
 
 /** Host → process. */

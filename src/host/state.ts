@@ -6,6 +6,7 @@
 
 import { CellarError } from '../base/errors.ts'
 import { ofHost, ofPool, type Promised } from './admission.ts'
+import { Allowance } from './allowance.ts'
 import type { GuestView, Phase } from './operator.ts'
 import type { ProcessHandle } from './processes.ts'
 import type { GuestRow, ImageNameRow, NetworkRow, PoolRow, ProjectRow, SecretRow, VolumeRow } from './rows.ts'
@@ -24,6 +25,8 @@ export class Guest {
   startedMs = 0
   retryAt: number | undefined
   retry: NodeJS.Timeout | undefined
+  /** Of changes of its health that are committed: its process tells of them. */
+  readonly healthNotes = new Allowance(HEALTH_NOTES_MAX, HEALTH_NOTES_MS)
   readonly #waiters = new Set<() => void>()
 
   constructor(row: GuestRow) {
@@ -65,6 +68,9 @@ export class Guest {
     }
   }
 }
+
+const HEALTH_NOTES_MAX = 20
+const HEALTH_NOTES_MS = 60_000
 
 /** Phases in which a guest is in a process, or on its way. */
 export const ACTIVE: readonly Phase[] = ['starting', 'running', 'stopping']

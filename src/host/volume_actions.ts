@@ -64,7 +64,7 @@ export class VolumeActions {
     const row = await this.#begin({ project, name: to, sizeBytes: size, createdAt: Date.now(), clonedFrom: name,
       state: 'creating' })
     const { operations } = this.#parts
-    return await operations.start('volume.clone', `${project}/${name}`, by, async ({ progress, signal }) => {
+    const begun = operations.start('volume.clone', `${project}/${name}`, by, async ({ progress, signal }) => {
       // Files are shared with the clone only if no guest has the volume, nor gets it meanwhile; else they are copied.
       const inUse = this.#users(project, name).length > 0
       const { heldVolumes } = this.#parts.state
@@ -81,6 +81,12 @@ export class VolumeActions {
         heldVolumes.delete(keyOf(project, name))
       }
     })
+    try {
+      return await begun
+    } catch (error) {
+      await this.#giveUp(row)
+      throw error
+    }
   }
 
   /** Gives it another size: not less than it holds. */
@@ -103,19 +109,30 @@ export class VolumeActions {
     const user = this.#users(project, name)[0]
     if (user !== undefined) throw new CellarError('IN_USE', ['volume', name, user.row.name])
     const next: VolumeRow = { ...row, state: 'deleting' }
-    state.volumes.set(keyOf(project, name), next)
-    await store.commit((tx) => tx.putVolume(next))
+    const key = keyOf(project, name)
+    state.volumes.set(key, next)
+    const unlessCommitted = (error: unknown): never => {
+      if (state.volumes.get(key) === next) state.volumes.set(key, row)
+      throw error
+    }
     return await operations.start('volume.delete', `${project}/${name}`, by, async ({ progress }) => {
+      // Not before there is somebody who finishes it.
+      await store.commit((tx) => tx.putVolume(next)).catch(unlessCommitted)
       await this.#folders(project).remove(name, { progress: (done, total) => progress(done, total, 'files') })
       await this.#giveUp(next)
       return { volume: name }
-    })
+    }).catch(unlessCommitted)
   }
 
   /** As remove, of a project that goes. */
   async removeNow(project: string, name: string): Promise<void> {
-    await this.#folders(project).remove(name)
-    await this.#giveUp({ ...this.#row(project, name), state: 'deleting' })
+    const { state, store } = this.#parts
+    const next: VolumeRow = { ...this.#row(project, name), state: 'deleting' }
+    // First, as one that was cut short is no volume any more.
+    await store.commit((tx) => tx.putVolume(next))
+    state.volumes.set(keyOf(project, name), next)
+    await this.#removeFolder(next)
+    await this.#giveUp(next)
   }
 
   read(project: string, name: string, path: string): Readable {
@@ -145,11 +162,16 @@ export class VolumeActions {
     const { state } = this.#parts
     for (const project of state.projects.keys()) await this.#folders(project).sweep()
     for (const row of [...state.volumes.values()].filter((one) => one.state !== 'ready')) {
-      await this.#folders(row.project).remove(row.name).catch((error: unknown) => {
-        if (!(error instanceof CellarError && error.code === 'NOT_FOUND')) throw error
-      })
+      await this.#removeFolder(row)
       await this.#giveUp(row)
     }
+  }
+
+  // It may be gone, or never have been made.
+  async #removeFolder({ project, name }: VolumeRow): Promise<void> {
+    await this.#folders(project).remove(name).catch((error: unknown) => {
+      if (!(error instanceof CellarError && error.code === 'NOT_FOUND')) throw error
+    })
   }
 
   #row(project: string, name: string): VolumeRow {
@@ -183,12 +205,13 @@ export class VolumeActions {
     return ready
   }
 
+  // What is left of its row where that can't be committed goes at the next start, or is another volume's by then.
   async #giveUp({ project, name, state: was }: VolumeRow): Promise<void> {
     const { state, store } = this.#parts
     await store.commit((tx) => {
       tx.deleteVolume(project, name)
       if (was === 'deleting') tx.event('volume.removed', { project, data: { volume: name } })
-    })
+    }).catch(() => {})
     state.volumes.delete(keyOf(project, name))
   }
 

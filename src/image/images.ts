@@ -312,9 +312,9 @@ export class Images {
   }
 
   #byName(reference: Reference): string | undefined {
-    const { digest } = reference
-    const named = this.#names.get(localName(reference))
-    return named ?? (digest !== undefined && this.#store.has(digest) ? digest : undefined)
+    // A digest decides, of a manifest or a module; that of an index or a container's image is known by its name only.
+    const exact = reference.digest === undefined ? undefined : this.#byDigest(reference.digest.replace(/^sha256:/, ''))
+    return exact ?? this.#names.get(localName(reference))
   }
 
   #byDigest(hex: string): string | undefined {

@@ -61,10 +61,11 @@ test('Images.resolve knows names, digests of both kinds, and their first digits'
   const other = await temp.images.importModule(streamOf(OTHER))
   const hex = image.digest.slice(7)
   for (const text of ['team/app:1', image.digest, hex, hex.slice(0, 12), `sha256:${hex.slice(0, 8)}`, image.module,
-    image.module.slice(7, 19), `any@${image.digest}`]) {
+    image.module.slice(7, 19), `any@${image.digest}`, `any.wasm@${image.module}`]) {
     assert.equal(temp.images.resolve(text).digest, image.digest, text)
   }
   assert.equal(temp.images.resolve(other.digest).names.length, 0)
+  assert.equal(temp.images.resolve(`team/app:1@${other.digest}`).digest, other.digest, 'the digest decides')
   for (const text of ['team/app', 'none', hex.slice(0, 3), `sha256:${'0'.repeat(64)}`, '../etc', '', 'sha256:']) {
     assert.throws(() => temp.images.resolve(text), { code: 'NOT_FOUND' }, text)
   }

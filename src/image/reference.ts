@@ -41,6 +41,11 @@ export function isTag(text: string): boolean {
   return TAG.test(text)
 }
 
+/** True for what the path of a reference may be: a local name without a tag. */
+export function isPath(text: string): boolean {
+  return PATH.test(text) && text.length <= NAME_LENGTH_MAX
+}
+
 /** Reads a reference; the tag is `latest` if it has neither tag nor digest. Throws IMAGE_REFERENCE_INVALID. */
 export function parseReference(text: string): Reference {
   const invalid = (): never => {

@@ -72,11 +72,13 @@ export class Iovecs {
     return copy
   }
 
-  /** Fills `target` with the first of the ranges' bytes, of which there are as many at least. */
-  gatherInto(target: Uint8Array): void {
-    for (let i = 0, done = 0; done < target.length; i++) {
-      const length = Math.min(this.lengths[i]!, target.length - done)
-      const offset = this.offsets[i]!
+  /** Fills `target` with the ranges' bytes from the byte `from` on, of which there are as many at least. */
+  gatherInto(target: Uint8Array, from = 0): void {
+    for (let i = 0, done = 0, skip = from; done < target.length; i++) {
+      const skipped = Math.min(skip, this.lengths[i]!)
+      skip -= skipped
+      const length = Math.min(this.lengths[i]! - skipped, target.length - done)
+      const offset = this.offsets[i]! + skipped
       target.set(this.memory!.bytes.subarray(offset, offset + length), done)
       done += length
     }

@@ -4,11 +4,13 @@
 
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { eventually, type TestHost } from '../host_support.ts'
-import { guest } from '../support.ts'
+import { guest, wat } from '../support.ts'
+
+const TICK_BYTES = 1000
 
 /** A guest as the API tells of it. */
 export type Seen = {
@@ -78,4 +80,35 @@ export function smallDisk(megabytes: number): ({ readonly path: string } & Dispo
     spawnSync('umount', ['-l', path])
     rmSync(path, { recursive: true, force: true })
   } }
+}
+
+/** A program that writes a line of 1 kB, "tick" and dots, every 20 ms, for ever. */
+export async function ticker(): Promise<Uint8Array> {
+  return await wat(`(module
+    (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+    (memory (export "memory") 1)
+    (data (i32.const 256) "tick${'.'.repeat(TICK_BYTES - 5)}\\0a")
+    (func (export "_start")
+      (i32.store (i32.const 0) (i32.const 256)) (i32.store (i32.const 4) (i32.const ${TICK_BYTES}))
+      (i64.store (i32.const 64) (i64.const 0)) (i32.store8 (i32.const 72) (i32.const 0))
+      (i32.store (i32.const 80) (i32.const 1)) (i64.store (i32.const 88) (i64.const 20000000))
+      (loop $again
+        (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 32)))
+        (drop (call $poll (i32.const 64) (i32.const 128) (i32.const 1) (i32.const 40)))
+        (br $again))))`)
+}
+
+/** A program of `bytes` or some more: with a custom section behind what it is. */
+export function padded(module: Uint8Array, bytes: number): Buffer {
+  const content = Buffer.concat([Buffer.from([3]), Buffer.from('pad'), Buffer.alloc(bytes, 7)])
+  const size = [0, 7, 14, 21, 28].map((shift) => content.length >> shift & 0x7f | (shift < 28 ? 0x80 : 0))
+  return Buffer.concat([module, Buffer.from([0, ...size]), content])
+}
+
+/** Bytes of what a host has fetched and isn't whole. */
+export function partialBytes({ state }: TestHost): number {
+  const folder = join(state, 'ingest')
+  return readdirSync(folder).reduce((sum, name) =>
+    sum + (statSync(join(folder, name), { throwIfNoEntry: false })?.size ?? 0), 0)
 }

@@ -208,9 +208,9 @@ export class Quota {
   }
 
   #wait(word: number): void {
-    const until = Date.now() + this.#lockMsMax
+    const until = performance.now() + this.#lockMsMax
     while (Atomics.exchange(this.#words, word, 2) !== 0) {
-      const left = until - Date.now()
+      const left = until - performance.now()
       if (left <= 0) return
       Atomics.wait(this.#words, word, 2, left)
     }

@@ -6,8 +6,10 @@
 //   peer → kernel → [Node's stream] → #inbox → recv() → guest   full: we stop reading, the kernel's window closes
 //   guest → send() → [socket.writableLength] → kernel → peer       full: -EAGAIN until half of it has left
 //
-// Received bytes are copied once, from the buffer the kernel wrote to into guest memory. Sent bytes are copied once,
-// because they outlive the hypercall. Each buffered piece is charged PIECE_BYTES besides its own length (inbox.ts).
+// Received bytes are copied once, from the buffer the kernel wrote to into guest memory. Sent bytes go straight to the
+// kernel, by a system call of ours, while none wait before them and the kernel takes them; what it doesn't take is
+// copied, because it outlives the hypercall. Each buffered piece is charged PIECE_BYTES besides its own length
+// (inbox.ts).
 //
 // The two directions end on their own (allowHalfOpen): a guest may answer after the peer's FIN. After a reset, what had
 // arrived can still be read, then recv() says ECONNRESET, and send() EPIPE.
@@ -22,6 +24,8 @@
 import { Socket } from 'node:net'
 import { EAGAIN, ECONNRESET, ENOTCONN, EPIPE, errnoOf } from '../../base/errno.ts'
 import { SOCKET_BUFFER_BYTES_MAX } from '../../base/limits.ts'
+import { isSupported } from '../../sys/libc.ts'
+import { OFFSET_CURRENT, writev } from '../../sys/linux_files.ts'
 import { FILETYPE_SOCKET_STREAM } from '../descriptor.ts'
 import type { Stat } from '../descriptor.ts'
 import type { Iovecs } from '../iovecs.ts'
@@ -33,6 +37,9 @@ import type { StreamSocket } from './stream_socket.ts'
 /** A paused stream of Node still takes its high-water mark and one read, 64 KiB each: part of our limit. */
 const PAUSE_BYTES = SOCKET_BUFFER_BYTES_MAX - 2 * 65_536
 
+/** After so much the event loop must turn, though the kernel would take more: who only sends would never leave. */
+const PASSED_BYTES_MAX = SOCKET_BUFFER_BYTES_MAX / 2
+
 /** How long a closed connection may take to send what it has accepted. A peer that takes nothing is then dropped. */
 const CLOSING_MS_MAX = 60_000
 
@@ -42,6 +49,10 @@ const LINGER_MS_MAX = 1000
 // The closed connections of this thread that are not done yet, and who waits for there being none.
 const closing = new Set<Connection>()
 const allClosed = new WaitQueue()
+
+// Whether system calls can be made here: asked once, as the answer may take long.
+let direct: boolean | undefined
+const isDirect = (): boolean => direct ??= isSupported()
 
 /** Resolves when every closed connection of this thread has sent what it accepted, or after `boundMs`. */
 export function flushed(boundMs: number): Promise<void> {
@@ -82,6 +93,8 @@ export class Connection implements StreamSocket {
 
   /** Writes that Node has not called back. */
   #writes = 0
+  /** What went to the kernel at once, and its charge, since we have last heard of the socket. */
+  #passed = 0
   #writeEnded = false
 
   /** errno of the failure that ended both directions, or 0. */
@@ -136,12 +149,23 @@ export class Connection implements StreamSocket {
     if (iovecs.total === 0) return 0
     const room = this.#room()
     if (room <= 0) return -EAGAIN
-    const size = Math.min(room, iovecs.total)
-    const copy = Buffer.allocUnsafe(size)
-    iovecs.gatherInto(copy)
+    if (iovecs.total > room) iovecs.cut(room)
+    const sent = this.#sendNow(iovecs)
+    if (sent === iovecs.total) return sent
+    const copy = Buffer.allocUnsafe(iovecs.total - sent)
+    iovecs.gatherInto(copy, sent)
     this.#writes++
     this.#socket.write(copy, this.#written)
-    return size
+    return sent + copy.length
+  }
+
+  // How many bytes the kernel took at once. A failure is Node's to find, which is told the same of the next write.
+  #sendNow({ memory, offsets, lengths, count, total }: Iovecs): number {
+    if (this.#writes > 0 || this.#passed > PASSED_BYTES_MAX || !isDirect()) return 0
+    this.#passed += total + PIECE_BYTES
+    // -1 where it has none: Node closes it before anybody else can have its number.
+    const fd = (this.#socket as unknown as { _handle: { fd?: number } | null })._handle?.fd ?? -1
+    return fd < 0 ? 0 : Math.max(0, writev(fd, memory!.bytes, offsets, lengths, count, OFFSET_CURRENT))
   }
 
   read(iovecs: Iovecs): number { return this.recv(iovecs) }
@@ -213,6 +237,7 @@ export class Connection implements StreamSocket {
 
   // Has the kernel's data of one read.
   #receive(chunk: Buffer): void {
+    this.#passed = 0
     if (this.#dropping) {
       this.#lingers = true
       return
@@ -260,6 +285,7 @@ export class Connection implements StreamSocket {
   // One function for all writes of the connection. Waiters are woken at half, so that the kernel doesn't run dry.
   readonly #written = (): void => {
     this.#writes--
+    this.#passed = 0
     if (this.#writable.waited && this.#room() >= SOCKET_BUFFER_BYTES_MAX / 2) this.#writable.notify()
   }
 

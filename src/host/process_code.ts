@@ -1,0 +1,36 @@
+// host/process_code.ts: what cell processes run: four files, joined from the sources when the host starts.
+//
+// From its sources a cell process would load some hundred modules in two processes and as many threads as the machine
+// has processors, and strip the types of each: half a second, of which a tenth is left. It also makes every process
+// that a host starts one of the host's own version, though the sources have changed since. The files are the host's
+// own: cell processes read them (jail_launch.ts), and can't change them. They are made anew at each start of a host,
+// which takes less time than finding out whether that is needed and then being wrong once.
+
+import { chmodSync, mkdirSync, renameSync, writeFileSync } from 'node:fs'
+import { basename, join } from 'node:path'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+import { ascii, collect, definitionOf, JOINED_PRELUDE, namesOf } from '../base/joined.ts'
+
+/** What is started: the launcher, the process, its threads. */
+const ENTRIES: readonly string[] = ['./jail_launch.ts', './cell_process.ts', '../cell/pcpu_worker.ts',
+  '../cell/timer_worker.ts'].map((path) => fileURLToPath(new URL(path, import.meta.url)))
+
+/** Writes the files into the folder, which anybody may read. Throws a system error. */
+export function writeProcessCode(folder: string): void {
+  mkdirSync(folder, { recursive: true })
+  chmodSync(folder, 0o755)
+  const joined = new Map(ENTRIES.map((path) => [path, join(folder, `${basename(path, '.ts')}.cjs`)]))
+  const urlOf = (path: string): string => JSON.stringify(pathToFileURL(path).href)
+  const rules = { urlOf, made: new Map<string, string>(),
+    entryUrlOf: (path: string) => urlOf(joined.get(path) ?? path) }
+  for (const [entry, path] of joined) {
+    const codes = new Map<string, string>()
+    collect([entry], codes, rules, () => true)
+    const names = namesOf(codes)
+    const definitions = [...codes].map(([source, code]) => definitionOf(source, code, names, false))
+    const partial = `${path}.new`
+    writeFileSync(partial, ascii(`${JOINED_PRELUDE}\n${definitions.join('\n')}\nvoid $0()\n`))
+    chmodSync(partial, 0o644)
+    renameSync(partial, path)
+  }
+}
