@@ -56,7 +56,7 @@ export function actorOf(operator: Operator, origin: Origin, headers: Headers): A
     return operator.authenticate(token)
   }
   if (origin.actor !== undefined) return origin.actor
-  throw new CellarError('UNAUTHENTICATED', ['the request says not who you are'])
+  throw new CellarError('UNAUTHENTICATED', ['the request doesn\'t say who you are'])
 }
 
 /** Whether `actor` may use the route with these parameters. Throws FORBIDDEN. */

@@ -48,7 +48,24 @@ export function collect(
       (isLater === undefined || isOften(imported!) ? found : later).push(imported!)
     }
   }
+  checkImports(codes)
   return later
+}
+
+/** What a module imports by name, as its code has it once it is translated; and what it gives. */
+const IMPORTED = /\bconst \{([^}]*)\} = \$\{(\/[^}]*\.ts)\}\$(?!later)/g
+const GIVEN = /\nreturn \{ ([^}]*) \}$/
+
+// A name that isn't there would be undefined: Node refuses that in modules, and so do we, here.
+function checkImports(codes: ReadonlyMap<string, string>): void {
+  const given = new Map([...codes].map(([path, code]) => [path, new Set(GIVEN.exec(code)?.[1]?.split(', '))]))
+  for (const [path, code] of codes) {
+    for (const [, names, from] of code.matchAll(IMPORTED)) {
+      const missing = names!.split(',').map((name) => name.split(':', 1)[0]!.trim())
+        .find((name) => name !== '' && given.get(from!)?.has(name) === false)
+      if (missing !== undefined) throw new Error(`Cannot join ${path}: it imports ${missing}, which ${from} doesn't give`)
+    }
+  }
 }
 
 /** The names that modules have in joined files: the first's is $0. */

@@ -85,6 +85,8 @@ export const CELLS_PER_PROCESS_MAX = 10_000
 
 /** JSON of one request to the API: a manifest of thousands of cells. */
 export const API_JSON_BYTES_MAX = 1024 * 1024
+/** A manifest's file: as much as may be sent. Who reads YAML compares each key of a map with all before it. */
+export const MANIFEST_CHARS_MAX = API_JSON_BYTES_MAX
 /** How deep a request's JSON may nest: a manifest has 8 levels. */
 export const API_JSON_DEPTH_MAX = 32
 /** Values in a request's JSON: telling what is wrong with each of so many takes 0.2 s. */
@@ -240,6 +242,15 @@ export const OPERATIONS_MAX = 1000
 
 /** Operations under way at once: each may hold connections, descriptors and disk. */
 export const OPERATIONS_RUNNING_MAX = 64
+/** Those of one client that is limited to a project: others' go on beside them. */
+export const OPERATIONS_PROJECT_MAX = 16
+
+/** Projects; pools, networks, secrets and volumes of one project, each: all are in the host's memory. */
+export const PROJECTS_MAX = 10_000
+export const PROJECT_ITEMS_MAX = 1000
+
+/** JSON of the specs of a project's guests, as they are in the host's memory: 200 000 small ones fit. */
+export const PROJECT_SPECS_BYTES_MAX = 128 * 1024 * 1024
 
 /** Tokens: each request looks one up, and a person is to keep an overview. */
 export const TOKENS_MAX = 1000
@@ -257,3 +268,6 @@ export const GUEST_SERIES_MAX = 1000
 
 /** Dials of a process's guests that wait for the host: beyond it they fail at once. */
 export const DIALS_MAX = 1024
+
+/** What a guest is given of secrets at a start, each counted as often as its spec names it: a launch is one message. */
+export const GUEST_SECRETS_BYTES_MAX = 4 * 1024 * 1024

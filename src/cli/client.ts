@@ -192,6 +192,10 @@ function whyOf(cause: Error): string {
   const { code } = cause as NodeJS.ErrnoException
   if (code === 'ENOENT') return 'no socket is there'
   if (code === 'ECONNREFUSED') return 'nobody listens there'
+  if (code === 'DEPTH_ZERO_SELF_SIGNED_CERT' || code === 'SELF_SIGNED_CERT_IN_CHAIN' ||
+    code === 'UNABLE_TO_VERIFY_LEAF_SIGNATURE' || code === 'UNABLE_TO_GET_ISSUER_CERT_LOCALLY') {
+    return "its certificate is from nobody that we trust: 'cellar context create NAME --host ADDRESS --ca FILE'"
+  }
   return code === 'EACCES' ? 'you may not use that socket' : cause.message
 }
 

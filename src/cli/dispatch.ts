@@ -52,7 +52,8 @@ function checkWords(command: Command, words: readonly string[]): void {
   const usage = `: cellar ${usageOf(command)[0]}`
   const needed = command.words.filter(({ optional }) => optional !== true)
   const missing = needed[words.length]
-  if (missing !== undefined) throw new CellarError('USAGE', [`Cannot run '${command.name}' without ${missing.label}${usage}`])
+  if (missing !== undefined) throw new CellarError('USAGE',
+    [`Cannot run '${command.name}' without ${missing.label}${usage}`])
   const most = command.words.at(-1)?.many === true ? Infinity : command.words.length
   if (words.length > most) throw new CellarError('USAGE',
     [`Cannot run '${command.name}' with "${words[most]}", one word too many${usage}`])

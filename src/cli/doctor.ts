@@ -33,7 +33,9 @@ function text(findings: readonly Finding[]): string {
   ])
   const missing = findings.filter(({ ok, level }) => !ok && level === 'needed').length
   const lacking = findings.filter(({ ok, level }) => !ok && level === 'wanted').length
-  const verdict = missing > 0 ? `Cells can't run here: ${missing} needed and missing`
-    : lacking > 0 ? `Cells run here; ${lacking} wanted and lacking` : 'Cells run here, and nothing is lacking'
+  const verdict = missing > 0 ? `Cells can't run here: ${missing} of what they need is MISSING`
+    : lacking > 0
+      ? `Cells run here. What is lacking (${lacking}) would make them safer, faster or more`
+      : 'Cells run here, and nothing is lacking'
   return `${lines.join('\n')}\n\n${verdict}\n`
 }

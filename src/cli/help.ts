@@ -30,7 +30,9 @@ export function helpFor(argv: readonly string[]): string {
 export function unknownCommand(argv: readonly string[]): CellarError {
   const [first = '', second] = argv
   if (first === '') return new CellarError('USAGE', ['Cannot tell what to do: no command given'])
-  if (first.startsWith('-')) return new CellarError('USAGE', [`Cannot take "${first}" here: flags stand after the command`])
+  if (first.startsWith('-')) {
+    return new CellarError('USAGE', [`Cannot take "${first}" before the command: flags stand after it`])
+  }
   const verbs = commandsOf(first).map(({ name }) => name.slice(first.length + 1))
   if (verbs.length > 0 && second === undefined) {
     return new CellarError('USAGE', [`Cannot tell what to do with ${first}: say one of ${verbs.join(', ')}`])

@@ -55,6 +55,7 @@ test('helpFor lists the commands of a noun, and unknownCommand what is near', ()
     [['strat'], /"strat" as no such command exists; did you mean start\?$/], [[], /no command given/],
     [['volume', 'crate'], /"volume crate" .*did you mean volume create\?$/],
       [['volume'], /say one of ls, create, clone/],
+    [['-P', 'x', 'ps'], /"-P" before the command: flags stand after it$/],
     [['rnu'], /did you mean run\?$/], [['xyzzy'], /exists$/],
   ]
   for (const [argv, message] of cases) assert.match(unknownCommand(argv).message, message)
@@ -64,7 +65,8 @@ test('a mistake on the command line names the command whose help tells more', as
   const cases: [string, RegExp][] = [
     ['ps --al', /--al as no such flag exists; did you mean --all\? \[FLAG_UNKNOWN\]\n {2}hint: See 'cellar ps --help'/],
     ['stop', /Cannot run 'stop' without GUEST: cellar stop \[FLAGS\] GUEST… \[USAGE\]/],
-    ['logs a b', /Cannot run 'logs' with "b", one word too many/], ['ps -o xml', /--output "xml" as it must be one of table/],
+    ['logs a b', /Cannot run 'logs' with "b", one word too many/],
+    ['ps -o xml', /--output "xml" as it must be one of table/],
     ['completion tcsh', /say one of bash, zsh, fish/], ['volume crate', /did you mean volume create\?/],
   ]
   for (const [line, message] of cases) {

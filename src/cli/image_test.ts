@@ -123,3 +123,12 @@ test('a form that the image does not know is refused by name', () => {
     assert.throws(() => joinModules(entry, join(folder, 'seldom.cjs')), /late\.ts: "export default 1"/)
   })
 })
+
+// Two declared at once: the second would be undefined in the joined file, and was, in the scheduler.
+test('a name that an imported module does not give is refused when modules are joined', () => {
+  withSources((folder, entry) => {
+    writeFileSync(join(folder, 'numbers.ts'), `export const first = 1, ${'half'} = 2\n`)
+    writeFileSync(entry, `import { half } from './numbers.ts'\nprocess.stdout.write(String(half))\n`)
+    assert.throws(() => joinModules(entry, join(folder, 'seldom.cjs')), /imports half, which .*numbers\.ts doesn't give/)
+  })
+})

@@ -33,8 +33,9 @@ test('cellar run -d sends the program if the host does not have it, and prints t
   assert.deepEqual(host.asked[1]!.body, MODULE)
   assert.equal(host.asked[1]!.headers['content-type'], 'application/wasm')
   assert.deepEqual(jsonOf(host, `POST ${GUESTS}`), { name: 'web', start: true, spec: {
-    image: `web.wasm@${DIGEST}`, args: ['web.wasm', '-x', 'y'], env: { A: 'b' }, memory: '64MiB', shares: 200, 'cpu-limit': '50%',
-    timeout: '5s', pool: 'front', volumes: ['data:/data:ro'], ports: ['8080:80'], expose: [81], connect: ['db:5432'],
+    image: `web.wasm@${DIGEST}`, args: ['web.wasm', '-x', 'y'], env: { A: 'b' }, memory: '64MiB', shares: 200,
+    'cpu-limit': '50%', timeout: '5s', pool: 'front', volumes: ['data:/data:ro'],
+    ports: ['8080:80'], expose: [81], connect: ['db:5432'],
     networks: ['back'], egress: ['*.example.com:443'], secrets: { PASSWORD: 'db' }, labels: { tier: 'web' },
     restart: 'always', stdin: true, health: { tcp: 80 },
   } })

@@ -5,6 +5,7 @@
 
 import { isDeepStrictEqual } from 'node:util'
 import { CellarError } from '../base/errors.ts'
+import { GUESTS_MAX } from '../base/limits.ts'
 import { parseSize } from '../base/units.ts'
 import type { ApplyChange } from './operator.ts'
 import { GUEST_SPEC, type GuestSpec, type Manifest, type PoolSpec } from './spec.ts'
@@ -55,6 +56,8 @@ export function guestSpecs(manifest: Manifest): Map<string, GuestSpec> {
   for (const key of ['quantum', 'pcpus', 'for'] as const) {
     if (manifest[key] !== undefined) throw new CellarError('GUEST_UNSUPPORTED', ['the manifest', `it says "${key}"`])
   }
+  const count = Object.values(manifest.cells).reduce((sum, { copies }) => sum + copies, 0)
+  if (count > GUESTS_MAX) throw new CellarError('GUEST_UNSUPPORTED', ['the manifest', `it has ${count} cells`])
   for (const [name, { program, listen, copies, image, ...rest }] of Object.entries(manifest.cells)) {
     if (program !== undefined || image === undefined) {
       throw new CellarError('GUEST_UNSUPPORTED', [name, 'it names a program of the client: give an image'])

@@ -125,8 +125,9 @@ class CellProcess {
 
   #hello(): void {
     this.#lookout = void clearInterval(this.#lookout)
-    // What an earlier host sent for launches that never came.
+    // What an earlier host sent for launches that never came, and what it wanted.
     this.#receiver.clear()
+    this.#cells.isDraining = false
     const { process: number, project } = this.#config
     const ends: readonly GuestEnd[] = this.#cells.ends
     this.#line.greet({ hello: PROTOCOL_VERSION, process: number, project, pid: process.pid,

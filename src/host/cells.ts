@@ -6,6 +6,7 @@
 // back may say it again. Nothing here looks at all guests, but figures and hello. Elsewhere: the thread that does the
 // running (cell/stack.ts), output and input (consoles.ts), the process around it (cell_process.ts).
 
+import { isDeepStrictEqual } from 'node:util'
 import { ECONNREFUSED } from '../base/errno.ts'
 import { CellarError } from '../base/errors.ts'
 import { signals } from '../base/signals.ts'
@@ -33,6 +34,10 @@ export type CellParts = {
 
 type Guest = {
   readonly launch: GuestLaunch; readonly console: GuestConsole
+  /** Its listening sockets, until they are on the stack; undefined: one that has not arrived. */
+  readonly sockets: readonly { readonly port: number; readonly fds: readonly (number | undefined)[] }[]
+  /** As they are now. */
+  terms: Terms
   held: Held | undefined
   /** On the stack, once it is there; a signal that came before. */
   number: number | undefined; signal: number | undefined
@@ -70,9 +75,10 @@ export class Cells {
   get ends(): readonly GuestEnd[] { return [...this.#ends.values()] }
 
   states(): GuestState[] {
-    return [...this.#guests.values()].flatMap(({ launch: { id, run }, startedAt, startedMs }) => startedAt === undefined ? [] : [{
-      id, run, startedAt, ageMs: performance.now() - startedMs, ...healthOf(this.#parts.health.of(id)),
-    }])
+    const now = performance.now()
+    return [...this.#guests.values()].map(({ launch: { id, run }, startedAt, startedMs }) => ({ id, run,
+      ...(startedAt === undefined ? {} : { startedAt, ageMs: now - startedMs }),
+      ...healthOf(this.#parts.health.of(id)) }))
   }
 
   /** Starts a guest, unless it was: what becomes of it is told to the host. */
@@ -80,15 +86,18 @@ export class Cells {
     const { id, run } = launch
     const known = this.#guests.get(id)
     const end = this.#ends.get(keyOf(id, run))
+    // What was sent for it is its own to close, whatever becomes of it.
+    const sockets = launch.ports.map(({ port, tickets }) =>
+      ({ port, fds: tickets.map((ticket) => this.#parts.receiver.take(ticket)) }))
+    if (known !== undefined || end !== undefined || this.isDraining) closeAll(sockets)
     if (known?.launch.run === run) return this.#tellStarted(known)
     if (end !== undefined) return this.#parts.line.send({ ended: end })
     if (known !== undefined || this.isDraining) {
-      this.#dropTickets(launch)
       const error = known === undefined ? new CellarError('HOST_DRAINING', []) : new CellarError('EXISTS', ['cell', id])
       return this.#ended({ id, run, outcome: failed(error), endedAt: Date.now() })
     }
     const console = this.#parts.consoles.add(id, launch.stdin, launch.stream)
-    const guest: Guest = { launch, console, held: undefined, number: undefined, signal: undefined,
+    const guest: Guest = { launch, console, sockets, terms: termsOf(launch.terms), held: undefined, number: undefined, signal: undefined,
       counts: new Uint32Array(new SharedArrayBuffer(HYPERCALL_NAMES.length * 4)), startedAt: undefined, startedMs: 0, by: undefined }
     this.#guests.set(id, guest)
     const sized = launch.volumes.filter(({ sizeBytes }) => sizeBytes !== undefined)
@@ -96,7 +105,7 @@ export class Cells {
     if (sized.length === 0) this.#place(guest, new Map())
     else {
       void this.#openQuotas(sized).then((quotas) => this.#place(guest, quotas), (error: unknown) => {
-        this.#dropTickets(launch)
+        closeAll(sockets)
         this.#failed(guest, error)
       })
     }
@@ -118,9 +127,12 @@ export class Cells {
   /** Gives a guest other terms. What its pCPU can't promise is said, and nothing is changed. */
   setTerms(id: string, to: Terms): void {
     const guest = this.#guests.get(id)
-    if (guest?.number === undefined) return
+    const terms = termsOf(to)
+    // A host that has come back says what it has said before.
+    if (guest === undefined || isDeepStrictEqual(guest.terms, terms)) return
     try {
-      this.#parts.stack.setTerms(new Map([[guest.number, termsOf(to)]]))
+      if (guest.number !== undefined) this.#parts.stack.setTerms(new Map([[guest.number, terms]]))
+      guest.terms = terms
     } catch (error) {
       if (!(error instanceof CellarError)) throw error
       this.#parts.line.send({ say: error.message, id })
@@ -179,16 +191,9 @@ export class Cells {
   // ---- the way to the stack
 
   #place(guest: Guest, quotas: ReadonlyMap<string, SharedArrayBuffer>): void {
-    const { launch } = guest
-    const { stack, modules, receiver, switchboard, consoles } = this.#parts
-    const taken: number[] = []
+    const { launch, sockets: ports } = guest
+    const { stack, modules, switchboard, consoles } = this.#parts
     try {
-      // Before anything can fail: what was sent for it is its own to close.
-      const ports = launch.ports.map(({ port, tickets }) => ({ port, fds: tickets.map((ticket) => {
-        const fd = receiver.take(ticket)
-        if (fd !== undefined) taken.push(fd)
-        return fd
-      }) }))
       if (ports.some(({ fds }) => fds.includes(undefined))) {
         throw new CellarError('PROCESS_LOST', [this.#parts.project, 'a socket has not arrived'])
       }
@@ -209,15 +214,8 @@ export class Cells {
       if (guest.signal !== undefined) stack.stop(number, { kind: 'signal', signal: guest.signal })
       ended.then((end) => this.#over(guest, end), (error: unknown) => this.#failed(guest, error))
     } catch (error) {
-      for (const fd of taken) closeFd(fd)
+      closeAll(ports)
       this.#failed(guest, error)
-    }
-  }
-
-  #dropTickets({ ports }: GuestLaunch): void {
-    for (const ticket of ports.flatMap(({ tickets }) => tickets)) {
-      const fd = this.#parts.receiver.take(ticket)
-      if (fd !== undefined) closeFd(fd)
     }
   }
 
@@ -295,11 +293,15 @@ export class Cells {
 /** The exit status of one that couldn't be started, as of the command line. */
 const CANNOT_START = 125
 
-function memberOf({ launch, counts }: Guest, { executable }: Held, quotas: ReadonlyMap<string, SharedArrayBuffer>,
+function closeAll(sockets: Guest['sockets']): void {
+  for (const fd of sockets.flatMap(({ fds }) => fds)) if (fd !== undefined) closeFd(fd)
+}
+
+function memberOf({ launch, terms, counts }: Guest, { executable }: Held, quotas: ReadonlyMap<string, SharedArrayBuffer>,
   net: NonNullable<Member['net']>): Member {
   const { name, args, env, memoryPagesMax, volumes, calls, pool, timeoutNs, stdin } = launch
   return {
-    name, executable, calls, trace: false, counts, terms: termsOf(launch.terms), pool, timeoutNs, net,
+    name, executable, calls, trace: false, counts, terms, pool, timeoutNs, net,
     remote: { stdin },
     grants: { args, env, memoryPagesMax, volumes: volumes.map(({ path, guest, readOnly }) =>
       ({ host: path, guest, readOnly, quota: quotas.get(path) })) },

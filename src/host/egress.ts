@@ -40,6 +40,27 @@ export function parseRules(texts: readonly string[]): Rule[] {
   })
 }
 
+/**
+ * The first rule that is a range with an address in it that isn't public: undefined if there is none. Such a rule opens
+ * what the host's own network has, its loopback and with it ports that other projects publish there.
+ */
+export function inwardRule(texts: readonly string[]): string | undefined {
+  let rules: readonly Rule[]
+  try {
+    rules = parseRules(texts)
+  } catch {
+    return undefined // It is refused as what it is.
+  }
+  return texts.find((text, i) => {
+    const rule = rules[i]!
+    if (!('range' in rule)) return false
+    const first = text.replace(/^\[([^\]]+)\]/, '$1').split('/')[0]!
+    // Of two ranges that overlap, one has the first address of the other.
+    const address = isIPv6(first) || !first.includes(':') ? first : first.slice(0, first.indexOf(':'))
+    return isInward(address) || NOT_PUBLIC.some((range) => contains(rule.range, range.split('/')[0]!))
+  })
+}
+
 /** A name is allowed by rules of names alone, an address by rules of ranges alone. */
 export function allows(rules: readonly Rule[], host: string, port: number): boolean {
   if (isIP(host) !== 0) return inRanges(rules, host, port)

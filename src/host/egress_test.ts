@@ -4,7 +4,7 @@ import assert from 'node:assert/strict'
 import { createServer, type AddressInfo } from 'node:net'
 import { test } from 'node:test'
 import { EACCES, EHOSTUNREACH } from '../base/errno.ts'
-import { allows, parseRules, reach } from './egress.ts'
+import { allows, inwardRule, parseRules, reach } from './egress.ts'
 
 const CASES: readonly (readonly [rules: readonly string[], host: string, port: number, allowed: boolean])[] = [
   [[], 'example.com', 443, false],
@@ -73,4 +73,12 @@ test('reach() says when a name leads nowhere', async () => {
     { errno: EHOSTUNREACH, why: 'unresolved' })
   assert.deepEqual(await reach(parseRules(['example.com']), 'example.com', 80, async () => []),
     { errno: EHOSTUNREACH, why: 'unresolved' })
+})
+
+test('inwardRule finds ranges with an address that is not public, however they are written', () => {
+  for (const rule of ['0.0.0.0/0', '127.0.0.1', '127.0.0.1:80', '8.0.0.0/5', '169.254.169.254/32:80', '[::]/0', '[::1]:80',
+    '[::ffff:127.0.0.1]', '[::ffff:7f00:1]', '[::ffff:7000:0]/100', '[fe80::1]']) {
+    assert.equal(inwardRule(['example.com', '1.1.1.1', rule]), rule)
+  }
+  assert.equal(inwardRule(['example.com', '*.example.com:443', '1.1.1.1', '8.8.8.0/24:53', '[2600::]/16']), undefined)
 })

@@ -28,7 +28,7 @@ const end = z.object({
   id, run: z.number(), outcome, usage: usage.optional(), startedAt: z.number().optional(), endedAt: z.number(),
   by: z.enum(['stop', 'timeout', 'unhealthy']).optional(),
 })
-const state = z.object({ id, run: z.number(), startedAt: z.number(), healthy: z.boolean().optional(),
+const state = z.object({ id, run: z.number(), startedAt: z.number().optional(), healthy: z.boolean().optional(),
   ageMs: count.optional() })
 const figures = z.object({
   ageNs: z.number(), runningNs: z.number(), runnableNs: z.number(), waitingNs: z.number(), throttledNs: z.number(),

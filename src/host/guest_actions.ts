@@ -4,7 +4,6 @@
 // then done. Elsewhere: how a guest comes to run (lifecycle.ts), what a manifest changes (apply.ts).
 
 import { randomBytes } from 'node:crypto'
-import { rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { CellarError } from '../base/errors.ts'
 import { GUESTS_MAX } from '../base/limits.ts'
@@ -23,6 +22,7 @@ import { NAME, parsePort, type GuestSpec, type Manifest } from './spec.ts'
 import { ACTIVE, keyOf, type Guest, type State } from './state.ts'
 import type { Store } from './store.ts'
 import type { VolumeActions } from './volume_actions.ts'
+import { removeTree } from './volumes.ts'
 
 /** How long a stop may take: a guest ends at its next check, unless a system call of its holds it up. */
 const STOP_MS_MAX = 30_000
@@ -52,8 +52,10 @@ export class GuestActions {
     }
     const name = given ?? this.#newName(project, spec.image)
     checkName('guest', name)
-    const { digest, module } = this.#parts.resolveImage(spec.image)
+    this.#parts.resolveImage(spec.image)
     await projects.ensure(project)
+    // Again: it may have been removed meanwhile.
+    const { digest, module } = this.#parts.resolveImage(spec.image)
     if (state.byName(project, name) !== undefined) throw new CellarError('EXISTS', ['guest', name])
     const row: GuestRow = {
       id: randomBytes(6).toString('hex'), project, name, spec, digest: module, manifestDigest: digest, generation: 1,
@@ -80,6 +82,7 @@ export class GuestActions {
   async replace(guest: Guest, spec: GuestSpec, generation: number | undefined): Promise<Guest> {
     const { state, store, lifecycle } = this.#parts
     const before = guest.row
+    if (guest.removal !== undefined) throw new CellarError('IN_USE', ['guest', before.name, 'its removal'])
     if (generation !== undefined && generation !== before.generation) {
       throw new CellarError('GENERATION_STALE', [before.name, String(generation), before.generation])
     }
@@ -118,9 +121,16 @@ export class GuestActions {
   }
 
   async remove(guest: Guest, force: boolean): Promise<void> {
+    const { name, phase } = guest.row
+    if (ACTIVE.includes(phase) && !force) throw new CellarError('GUEST_RUNNING', [name])
+    guest.removal ??= this.#removeNow(guest).finally(() => { guest.removal = undefined })
+    await guest.removal
+  }
+
+  // Nobody starts or changes it meanwhile (`removal`): what is committed last is that it is gone.
+  async #removeNow(guest: Guest): Promise<void> {
     const { state, store, paths } = this.#parts
     const { id, project, name } = guest.row
-    if (ACTIVE.includes(guest.row.phase) && !force) throw new CellarError('GUEST_RUNNING', [name])
     await this.stop(guest, signals.SIGKILL)
     if (ACTIVE.includes(guest.row.phase)) throw new CellarError('GUEST_RUNNING', [name])
     await store.commit((tx) => {
@@ -131,7 +141,7 @@ export class GuestActions {
     guest.changed()
     // What a crash leaves of these is swept at the host's start.
     for (const folder of [paths.files(project, id), join(paths.logs(project), id)]) {
-      rmSync(folder, { recursive: true, force: true })
+      await removeTree(folder).catch(() => {})
     }
   }
 
@@ -150,10 +160,18 @@ export class GuestActions {
     }, prune)
     if (dryRun) return changes
     await projects.ensure(project)
+    const putPool = (name: string): Promise<unknown> => projects.putPool(project, name, manifest.pools[name]!)
+    // One that shrinks together with its cells does so when they have.
+    const later: string[] = []
+    const unlessLater = (name: string) => (error: unknown): void => {
+      if (!(error instanceof CellarError) || error.code !== 'ADMISSION_REFUSED') throw error
+      if (!state.pools.has(keyOf(project, name))) throw error
+      later.push(name)
+    }
     for (const { kind, name, action } of changes) {
       if (action === 'none') continue
       if (kind === 'network') await projects.putNetwork(project, name)
-      if (kind === 'pool') await projects.putPool(project, name, manifest.pools[name]!)
+      if (kind === 'pool') await putPool(name).catch(unlessLater(name))
       if (kind !== 'volume') continue
       if (action === 'create') await volumes.create(project, name, manifest.volumes[name]!, by)
       else await volumes.resize(project, name, parseSize(manifest.volumes[name]!.size)!)
@@ -172,6 +190,7 @@ export class GuestActions {
         if (guest.row.desired !== 'running') await this.start(guest)
       }
     }))
+    for (const name of later) await putPool(name)
     return changes
   }
 
@@ -181,6 +200,7 @@ export class GuestActions {
     const { name, project, spec } = row
     this.#checkReferences(row)
     checkWords(name, spec)
+    if (self?.row.spec !== spec) state.checkSpec(row, self?.row.spec)
     state.checkPorts(row)
     if (row.desired !== 'running') return
     const counted = self?.row.desired === 'running' ? self.row : undefined

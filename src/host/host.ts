@@ -5,7 +5,7 @@
 // end: nothing new, connections closed, the database. Guests go on. Elsewhere: the calls' meaning (operator.ts), what
 // they do (*_actions.ts, sessions.ts), what happens by itself (lifecycle.ts, processes.ts).
 
-import { mkdirSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync } from 'node:fs'
 import { availableParallelism, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { CellarError } from '../base/errors.ts'
@@ -14,6 +14,7 @@ import { lockFile } from '../sys/flock.ts'
 import type { Capacity } from './admission.ts'
 import { makeStateFolder, stateError } from './database.ts'
 import { Dials } from './dials.ts'
+import { inwardRule } from './egress.ts'
 import { EventLog } from './events.ts'
 import { GuestActions } from './guest_actions.ts'
 import { Idempotency } from './idempotency.ts'
@@ -34,6 +35,7 @@ import { ACTIVE, keyOf, State } from './state.ts'
 import { Store } from './store.ts'
 import { Tokens } from './tokens.ts'
 import { VolumeActions } from './volume_actions.ts'
+import { removeTree } from './volumes.ts'
 
 /** How a host is started. */
 export type HostOptions = {
@@ -130,7 +132,7 @@ export class Host implements Operator {
 
   async #recover(): Promise<void> {
     await this.#volumes.recover()
-    this.#sweep()
+    await this.#sweep()
     await this.#processes.discover()
     this.#lifecycle.settle()
     this.#isReady = true
@@ -145,14 +147,17 @@ export class Host implements Operator {
   }
 
   // Folders of guests and projects that are gone: a removal was cut short.
-  #sweep(): void {
+  async #sweep(): Promise<void> {
+    const remove = (folder: string): Promise<void> => removeTree(folder).catch((error: unknown) => {
+      this.#options.log.warn('cannot clear away what is left', { folder, why: (error as Error).message })
+    })
     mkdirSync(this.#paths.projects, { recursive: true, mode: 0o711 })
     for (const project of readdirSync(this.#paths.projects)) {
       const folder = this.#paths.project(project)
-      if (!this.#state.projects.has(project)) rmSync(folder, { recursive: true, force: true })
+      if (!this.#state.projects.has(project)) await remove(folder)
       for (const kind of ['logs', 'files']) {
         for (const id of entriesOf(join(folder, kind))) {
-          if (!this.#state.guests.has(id)) rmSync(join(folder, kind, id), { recursive: true, force: true })
+          if (!this.#state.guests.has(id)) await remove(join(folder, kind, id))
         }
       }
     }
@@ -213,17 +218,25 @@ export class Host implements Operator {
 
   async removeProject(name: string, force: boolean, by: Actor): ReturnType<Operator['removeProject']> {
     this.#projects.checkRemovable(name, force)
+    const release = this.#projects.close(name)
     return await this.#operations.start('project.delete', name, by, async ({ progress }) => {
       const guests = this.#state.ofProject(name)
       let done = 0
-      await Promise.all(guests.map(async (guest) => {
-        await this.#guests.remove(guest, true)
-        progress(++done, guests.length, 'guests')
-      }))
-      // By descriptor: they are full of what guests have made.
-      for (const volume of this.#volumes.list(name)) await this.#volumes.removeNow(name, volume.name)
-      await this.#projects.forget(name)
-      return { project: name }
+      try {
+        await Promise.all(guests.map(async (guest) => {
+          await this.#guests.remove(guest, true)
+          progress(++done, guests.length, 'guests')
+        }))
+        // By descriptor: they are full of what guests have made.
+        for (const volume of this.#volumes.list(name)) await this.#volumes.removeNow(name, volume.name)
+        await this.#projects.forget(name)
+        return { project: name }
+      } finally {
+        release()
+      }
+    }).catch((error: unknown) => {
+      release()
+      throw error
     })
   }
 
@@ -231,10 +244,15 @@ export class Host implements Operator {
     (project === undefined ? [...this.#state.guests.values()] : this.#state.ofProject(project))
       .map((guest) => guest.view())
   guest = (project: string, name: string): ReturnType<Operator['guest']> => this.#state.guest(project, name).view()
-  createGuest: Operator['createGuest'] = (project, name, spec, start) =>
-    this.#starting(async () => (await this.#guests.create(project, name, spec, start)).view())
-  replaceGuest: Operator['replaceGuest'] = (project, name, spec, generation) =>
-    this.#starting(async () => (await this.#guests.replace(this.#state.guest(project, name), spec, generation)).view())
+  createGuest: Operator['createGuest'] = (project, name, spec, start, by) => this.#starting(async () => {
+    checkEgress(spec.egress, [], by)
+    return (await this.#guests.create(project, name, spec, start)).view()
+  })
+  replaceGuest: Operator['replaceGuest'] = (project, name, spec, generation, by) => this.#starting(async () => {
+    const guest = this.#state.guest(project, name)
+    checkEgress(spec.egress, guest.row.spec.egress, by)
+    return (await this.#guests.replace(guest, spec, generation)).view()
+  })
   removeGuest: Operator['removeGuest'] = async (project, name, force) =>
     await this.#guests.remove(this.#state.guest(project, name), force)
   startGuest: Operator['startGuest'] = (project, name) =>
@@ -306,8 +324,11 @@ export class Host implements Operator {
   writeVolume: Operator['writeVolume'] = (project, name, path, archive) =>
     this.#starting(() => this.#volumes.write(project, name, path, archive))
 
-  apply: Operator['apply'] = (project, manifest, options, by) =>
-    this.#starting(() => this.#guests.apply(project, manifest, options, by))
+  apply: Operator['apply'] = (project, manifest, options, by) => this.#starting(async () => {
+    const known = this.#state.ofProject(project).flatMap(({ row }) => row.spec.egress)
+    for (const { egress } of Object.values(manifest.cells)) checkEgress(egress, known, by)
+    return await this.#guests.apply(project, manifest, options, by)
+  })
 
   images: Operator['images'] = () => this.#images.list()
   image: Operator['image'] = (reference) => this.#images.one(reference)
@@ -394,6 +415,14 @@ function stateOf(loaded: ReturnType<Store['load']>): State {
 function checkFolder(reference: string, { name, scope }: Actor): void {
   if (!reference.startsWith('oci:') || scope === 'admin') return
   throw new CellarError('FORBIDDEN', [name, 'use folders of the host'])
+}
+
+// Who is limited to a project reaches by its guests what the host reaches of the world, not of its own network: unless
+// somebody who isn't has given that to the project.
+function checkEgress(rules: readonly string[], given: readonly string[], { name, project }: Actor): void {
+  if (project === undefined) return
+  const inward = inwardRule(rules.filter((rule) => !given.includes(rule)))
+  if (inward !== undefined) throw new CellarError('FORBIDDEN', [name, `open "${inward}": it is not all public`])
 }
 
 function entriesOf(folder: string): string[] {

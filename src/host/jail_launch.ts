@@ -83,7 +83,16 @@ function checkAccess({ runFolder, projectFolder, blobFolder }: JailOptions, prog
   accessSync(runFolder, constants.R_OK | constants.W_OK | constants.X_OK)
 }
 
-function rules({ runFolder, projectFolder, blobFolder, codeFolder = ROOT }: JailOptions): Rule[] {
+/**
+ * What a process may change: not the project's folder itself. The host works in that by path, and a process that
+ * could put a link in the place of a folder there would lead it anywhere, where both are the same user.
+ */
+function changeable({ runFolder, projectFolder }: JailOptions): string[] {
+  return [runFolder, ...['cache', 'logs', 'volumes'].map((name) => `${projectFolder}/${name}`)]
+}
+
+function rules(options: JailOptions): Rule[] {
+  const { projectFolder, blobFolder, codeFolder = ROOT } = options
   return [
     { path: realpathSync(process.execPath), access: 'execute' },
     ...LOADERS.map((path): Rule => ({ path, access: 'execute', optional: true })),
@@ -91,7 +100,8 @@ function rules({ runFolder, projectFolder, blobFolder, codeFolder = ROOT }: Jail
     ...SYSTEM_FILES.map((path): Rule => ({ path, access: 'read', optional: true })),
     { path: '/dev/null', access: 'device' },
     { path: codeFolder, access: 'read' }, { path: blobFolder, access: 'read' },
-    { path: runFolder, access: 'change' }, { path: projectFolder, access: 'change' },
+    { path: projectFolder, access: 'read' },
+    ...changeable(options).map((path): Rule => ({ path, access: 'change', optional: true })),
   ]
 }
 
@@ -99,13 +109,14 @@ function rules({ runFolder, projectFolder, blobFolder, codeFolder = ROOT }: Jail
  * Node's own permission model: no wall against machine code, but JavaScript that was led astray can't read a file or
  * start a process through Node. What cell processes do with guests' files goes through system calls, past it.
  */
-function nodeFlags({ runFolder, projectFolder, blobFolder, codeFolder = ROOT }: JailOptions): string[] {
-  const own = ['/dev/null', ...[runFolder, projectFolder].flatMap((path) => [path, `${path}/*`])]
+function nodeFlags(options: JailOptions): string[] {
+  const { projectFolder, blobFolder, codeFolder = ROOT } = options
+  const own = ['/dev/null', ...changeable(options).flatMap((path) => [path, `${path}/*`])]
   return [
     '--disable-warning=ExperimentalWarning', '--disable-warning=SecurityWarning', '--disable-sigusr1',
     '--max-inlined-bytecode-size-cumulative=2500',
     '--permission', '--allow-worker', '--allow-ffi', '--allow-net',
-    ...[`${ROOT}*`, `${codeFolder}/*`, `${blobFolder}/*`, '/proc/self', ...own]
+    ...[`${ROOT}*`, `${codeFolder}/*`, `${blobFolder}/*`, `${projectFolder}/*`, '/proc/self', ...own]
       .map((path) => `--allow-fs-read=${path}`),
     ...own.map((path) => `--allow-fs-write=${path}`),
   ]

@@ -5,8 +5,9 @@
 
 import { chmodSync, chownSync, mkdirSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
-import { WASM_PAGE_BYTES } from '../base/limits.ts'
-import { parseDuration } from '../base/units.ts'
+import { CellarError } from '../base/errors.ts'
+import { GUEST_SECRETS_BYTES_MAX, WASM_PAGE_BYTES } from '../base/limits.ts'
+import { formatSize, parseDuration } from '../base/units.ts'
 import type { Terms } from '../sched/node.ts'
 import { DEFAULT_TERMS } from '../sched/node.ts'
 import { memoryLimit } from './admission.ts'
@@ -37,8 +38,9 @@ export type Surroundings = {
   readonly tickets: ReadonlyMap<number, readonly number[]>
 }
 
-/** What the cell process is told. Writes the guest's `files`. */
-export function launchOf(spec: GuestSpec, around: Surroundings): GuestLaunch {
+/** What the cell process is told. Writes the guest's `files`. Throws GUEST_UNSUPPORTED for too much of secrets. */
+export function launchOf(spec: GuestSpec, surroundings: Surroundings): GuestLaunch {
+  const around = bounded(surroundings)
   const { id, run, name, digest, tickets } = around
   const ports = guestPorts(spec)
   return {
@@ -61,6 +63,18 @@ export function launchOf(spec: GuestSpec, around: Surroundings): GuestLaunch {
     stdin: spec.stdin,
     timeoutNs: spec.timeout === undefined ? undefined : parseDuration(spec.timeout),
   }
+}
+
+// What a spec says is bounded as a request; the secrets that it names, each as often as it likes, are not.
+function bounded(around: Surroundings): Surroundings {
+  let left = GUEST_SECRETS_BYTES_MAX
+  return { ...around, secret: (name) => {
+    const value = around.secret(name)
+    left -= value.length
+    if (left >= 0) return value
+    throw new CellarError('GUEST_UNSUPPORTED', [around.name,
+      `its secrets add up to more than ${formatSize(GUEST_SECRETS_BYTES_MAX)}`])
+  } }
 }
 
 /** The guest's own ports, in the order of its descriptors: published ones, then those of its networks only. */

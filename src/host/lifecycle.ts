@@ -47,14 +47,20 @@ export class Lifecycle {
 
   /** Wants the guest to run, from now on: resolves when that is committed. */
   async start(guest: Guest): Promise<void> {
+    this.#checkStays(guest)
     const { row } = guest
     if (row.desired === 'running' && (ACTIVE.includes(row.phase) && row.phase !== 'stopping')) return
-    // One that is on its way out begins anew when it is out.
-    const again = row.phase === 'stopping' ? {} : { phase: 'starting' as const, run: row.run + 1 }
     guest.failures = 0
     this.#clearRetry(guest)
-    await this.#change(guest, { desired: 'running', ...again })
-    if (guest.row.phase === 'starting') void this.launch(guest)
+    // One that is on its way out begins anew when it is out.
+    if (row.phase === 'stopping') return await this.#change(guest, { desired: 'running' })
+    const run = row.run + 1
+    try {
+      await this.#change(guest, { desired: 'running', phase: 'starting', run })
+    } finally {
+      // Even if it is to be stopped again by now, or that failed: nobody else ends what has not begun.
+      if (guest.row.run === run) void this.launch(guest)
+    }
   }
 
   /** Wants it not to run. Resolves when that is committed and its process was told. */
@@ -72,6 +78,7 @@ export class Lifecycle {
 
   /** Ends it, if it runs, and starts it anew. */
   async restart(guest: Guest): Promise<void> {
+    this.#checkStays(guest)
     const { row } = guest
     if (!ACTIVE.includes(row.phase)) return await this.start(guest)
     await this.#change(guest, { desired: 'running', phase: 'stopping' })
@@ -94,7 +101,9 @@ export class Lifecycle {
   /** Launches a guest that is committed as `starting`. Never throws: what goes wrong is how the guest ended. */
   async launch(guest: Guest): Promise<void> {
     const { processes } = this.#parts
-    const { id, project, run, spec } = guest.row
+    const { id, project, run, spec, phase } = guest.row
+    if (this.#isGone(guest)) return
+    if (phase === 'stopping' && guest.handle === undefined) return this.ended(endOf(guest, STOPPED))
     const volumes = guest.volumes = volumesOf(guest.row)
     const isOver = (handle: ProcessHandle): boolean => {
       if (guest.row.run === run && guest.row.phase === 'starting' && !this.#isGone(guest)) return false
@@ -103,17 +112,20 @@ export class Lifecycle {
       if (guest.row.run === run && guest.row.phase === 'stopping') this.ended(endOf(guest, STOPPED))
       return true
     }
+    let drop = (): void => {}
     try {
       const handle = await processes.take(project, id, volumes)
       if (isOver(handle)) return
       guest.handle = handle
       makeLogFolder(this.#parts.paths, project, id, this.#uidOf(project))
       const { tickets, published } = await openPorts(spec, handle)
-      if (isOver(handle)) return dropPorts(handle, tickets)
+      drop = () => dropPorts(handle, tickets)
+      if (isOver(handle)) return drop()
       this.#parts.state.setRow(guest, { ...guest.row, ports: published })
       if (handle.link === undefined) return // On its way back: `hello` launches again.
       handle.link.send({ start: this.#launchOf(guest, tickets) })
     } catch (thrown) {
+      drop()
       const error = stateError(thrown, this.#parts.paths.state)
       if (!(error instanceof CellarError)) this.#parts.log.error('cannot launch', { guest: id, why: String(error) })
       const outcome = error instanceof CellarError ? { kind: 'failed' as const, code: error.code, values: error.values }
@@ -155,11 +167,15 @@ export class Lifecycle {
         handle.link?.send({ stop: id, run, signal: signals.SIGKILL })
         continue
       }
-      guest.volumes = volumesOf(guest.row)
-      processes.join(handle, id, guest.volumes)
-      guest.handle = handle
-      this.#isRunning(guest, startedAt, ageMs)
+      if (guest.handle !== handle) {
+        guest.volumes = volumesOf(guest.row)
+        processes.join(handle, id, guest.volumes)
+        guest.handle = handle
+      }
+      if (startedAt !== undefined) this.#isRunning(guest, startedAt, ageMs)
       if (healthy !== undefined) state.setRow(guest, { ...guest.row, healthy })
+      // They may have been changed while nobody could tell it.
+      this.tellTerms(guest)
       if (guest.row.phase === 'stopping') handle.link?.send({ stop: id, run, signal: signals.SIGTERM })
     }
     for (const end of ends) this.ended(end, handle)
@@ -189,15 +205,15 @@ export class Lifecycle {
   }
 
   started(id: string, run: number, startedAt: number, from: ProcessHandle): void {
-    const guest = this.#parts.state.guests.get(id)
-    if (guest?.row.project !== from.project || guest.row.run !== run || guest.row.phase === 'running') return
+    const guest = this.#running(id, run, from)
+    if (guest === undefined || guest.row.phase === 'running') return
     this.#isRunning(guest, startedAt)
     this.#commitSoon(guest, (tx) => tx.event('guest.started', eventOf(guest, { run, process: guest.handle?.id })))
   }
 
   health(id: string, run: number, healthy: boolean, why: string, from: ProcessHandle): void {
-    const guest = this.#parts.state.guests.get(id)
-    if (guest?.row.project !== from.project || guest.row.run !== run) return
+    const guest = this.#running(id, run, from)
+    if (guest === undefined) return
     this.#parts.state.setRow(guest, { ...guest.row, healthy })
     guest.changed()
     // After a restart of the host the process tells it anew.
@@ -227,7 +243,7 @@ export class Lifecycle {
     // A process speaks for guests of its own project only.
     if (from !== undefined && guest.row.project !== from.project) return acknowledge()
     const { row } = guest
-    const ranMs = guest.startedMs === 0 ? 0 : performance.now() - guest.startedMs
+    const ranMs = guest.startedMs === undefined ? 0 : performance.now() - guest.startedMs
     // Who asked for it may be gone, or it ended by itself while it was asked to.
     const wanted = row.phase === 'stopping' || end.by === 'stop'
     const exit = exitOf(wanted && end.outcome.kind !== 'exit' ? { ...end, by: 'stop' } : end)
@@ -237,7 +253,7 @@ export class Lifecycle {
     guest.failures = wanted ? 0 : failuresAfter(guest.failures, ranMs)
     if (guest.handle !== undefined) processes.leave(guest.handle, row.id, guest.volumes)
     guest.handle = undefined
-    guest.startedMs = 0
+    guest.startedMs = undefined
     state.setRow(guest, { ...row, phase: then.phase, healthy: null, process: null, ports: [], endedAt: end.endedAt,
       desired: then.phase === 'backing-off' ? 'running' : 'stopped',
       exit: { ...exit, outcome: end.outcome, usage: end.usage } })
@@ -258,11 +274,23 @@ export class Lifecycle {
 
   // ---- inside
 
+  // The guest of which a process speaks, if this run of it is in there: it speaks for its own guests only.
+  #running(id: string, run: number, from: ProcessHandle): Guest | undefined {
+    const guest = this.#parts.state.guests.get(id)
+    return guest?.handle === from && guest.row.run === run && ACTIVE.includes(guest.row.phase) ? guest : undefined
+  }
+
+  #checkStays(guest: Guest): void {
+    const { name } = guest.row
+    if (this.#isGone(guest)) throw new CellarError('NOT_FOUND', ['guest', name])
+    if (guest.removal !== undefined) throw new CellarError('IN_USE', ['guest', name, 'its removal'])
+  }
+
   #isRunning(guest: Guest, startedAt: number, ageMs = 0): void {
     const { state } = this.#parts
     const phase = guest.row.phase === 'stopping' ? 'stopping' : 'running'
     state.setRow(guest, { ...guest.row, phase, startedAt, process: guest.handle?.id ?? null })
-    guest.startedMs = Math.max(1, performance.now() - ageMs)
+    guest.startedMs = performance.now() - ageMs
     guest.changed()
   }
 
@@ -292,7 +320,7 @@ export class Lifecycle {
     state.setRow(guest, { ...before, ...changes })
     const mine = guest.row
     try {
-      await store.commit((tx) => tx.putGuest(guest.row))
+      await store.commit((tx) => { if (!this.#isGone(guest)) tx.putGuest(guest.row) })
     } catch (error) {
       if (guest.row === mine) state.setRow(guest, before)
       throw error

@@ -7,6 +7,8 @@ import { readFileSync } from 'node:fs'
 import { isMap, isNode, isScalar, LineCounter, parseDocument, type Document } from 'yaml'
 import type { z } from 'zod'
 import { CellarError } from '../base/errors.ts'
+import { MANIFEST_CHARS_MAX } from '../base/limits.ts'
+import { formatSize } from '../base/units.ts'
 
 /**
  * Maps whose keys an operator chooses: JavaScript takes one key for something else, and what it names
@@ -34,10 +36,13 @@ export class ManifestFile {
     } catch (cause) {
       throw new CellarError('MANIFEST_INVALID', [path, (cause as Error).message], { cause })
     }
+    if (text.length > MANIFEST_CHARS_MAX) {
+      throw new CellarError('MANIFEST_INVALID', [path, `it is larger than ${formatSize(MANIFEST_CHARS_MAX)}`])
+    }
     this.#lines = new LineCounter()
     this.#document = parseDocument(text, { lineCounter: this.#lines, prettyErrors: false })
     const [error] = this.#document.errors
-    if (error !== undefined) this.#refuseAt(error.pos[0], error.message, error)
+    if (error !== undefined) this.#refuseAt(error.pos[0], wordsOf(error), error)
     this.value = this.#plain()
     for (const list of NAMED) this.#refuseProto(list)
   }
@@ -72,8 +77,8 @@ export class ManifestFile {
     try {
       return this.#document.toJS()
     } catch (cause) {
-      if (!(cause instanceof ReferenceError)) throw cause
-      throw new CellarError('MANIFEST_INVALID', [this.path, cause.message], { cause })
+      if (!(cause instanceof ReferenceError || cause instanceof RangeError)) throw cause
+      throw new CellarError('MANIFEST_INVALID', [this.path, wordsOf(cause)], { cause })
     }
   }
 
@@ -93,4 +98,9 @@ export class ManifestFile {
     const node = key ?? at
     return isNode(node) ? node.range?.[0] ?? 0 : 0
   }
+}
+
+// Who reads YAML goes as deep as it nests, and has no words of its own for an end of that.
+function wordsOf({ message }: Error): string {
+  return message.includes('call stack') ? 'it nests too deep' : message
 }

@@ -6,7 +6,7 @@
 
 import { randomBytes } from 'node:crypto'
 import { CellarError } from '../base/errors.ts'
-import { OPERATIONS_MAX, OPERATIONS_RUNNING_MAX } from '../base/limits.ts'
+import { OPERATIONS_MAX, OPERATIONS_PROJECT_MAX, OPERATIONS_RUNNING_MAX } from '../base/limits.ts'
 import type { Actor, OperationView } from './operator.ts'
 import { problemOf } from './problem.ts'
 import type { OperationRow } from './rows.ts'
@@ -65,6 +65,10 @@ export class Operations {
   Promise<OperationView> {
     if (this.#running.size + this.#starting >= OPERATIONS_RUNNING_MAX) {
       throw new CellarError('OPERATIONS_FULL', [OPERATIONS_RUNNING_MAX])
+    }
+    const mine = [...this.#running.keys()].filter((id) => this.#rows.get(id)?.by === by.name).length
+    if (by.project !== undefined && mine >= OPERATIONS_PROJECT_MAX) {
+      throw new CellarError('OPERATIONS_FULL', [OPERATIONS_PROJECT_MAX])
     }
     const now = Date.now()
     const row: OperationRow = { id: randomBytes(6).toString('hex'), kind, target, status: 'running', stage: '',

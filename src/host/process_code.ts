@@ -1,12 +1,13 @@
 // host/process_code.ts: what cell processes run: four files, joined from the sources when the host starts.
 //
 // From its sources a cell process would load some hundred modules in two processes and as many threads as the machine
-// has processors, and strip the types of each: half a second, of which a tenth is left. It also makes every process
-// that a host starts one of the host's own version, though the sources have changed since. The files are the host's
-// own: cell processes read them (jail_launch.ts), and can't change them. They are made anew at each start of a host,
-// which takes less time than finding out whether that is needed and then being wrong once.
+// has processors, and strip the types of each: half a second and more, of which a third is left. It also makes every
+// process that a host starts one of the host's own version, though the sources have changed since. The files are the
+// host's own: cell processes read them (jail_launch.ts), and can't change them. They are made anew when the sources'
+// contents have changed: packages are unpacked with the same time stamp always.
 
-import { chmodSync, mkdirSync, renameSync, writeFileSync } from 'node:fs'
+import { createHash } from 'node:crypto'
+import { chmodSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { ascii, collect, definitionOf, JOINED_PRELUDE, namesOf } from '../base/joined.ts'
@@ -15,10 +16,15 @@ import { ascii, collect, definitionOf, JOINED_PRELUDE, namesOf } from '../base/j
 const ENTRIES: readonly string[] = ['./jail_launch.ts', './cell_process.ts', '../cell/pcpu_worker.ts',
   '../cell/timer_worker.ts'].map((path) => fileURLToPath(new URL(path, import.meta.url)))
 
-/** Writes the files into the folder, which anybody may read. Throws a system error. */
+/** In the folder: which sources the files are of, and a digest of what these held. */
+const SOURCES = 'sources.json'
+
+/** Writes the files into the folder, which anybody may read, unless they are there. Throws a system error. */
 export function writeProcessCode(folder: string): void {
   mkdirSync(folder, { recursive: true })
   chmodSync(folder, 0o755)
+  if (isFresh(folder)) return
+  rmSync(join(folder, SOURCES), { force: true })
   const joined = new Map(ENTRIES.map((path) => [path, join(folder, `${basename(path, '.ts')}.cjs`)]))
   const urlOf = (path: string): string => JSON.stringify(pathToFileURL(path).href)
   const rules = { urlOf, made: new Map<string, string>(),
@@ -33,4 +39,24 @@ export function writeProcessCode(folder: string): void {
     chmodSync(partial, 0o644)
     renameSync(partial, path)
   }
+  const paths = [...rules.made.keys()]
+  writeFileSync(join(folder, SOURCES), JSON.stringify({ paths, digest: digestOf(paths) }))
+}
+
+// The list is of the sources that were joined: it can't change but with one of them.
+function isFresh(folder: string): boolean {
+  try {
+    const { paths, digest } = JSON.parse(readFileSync(join(folder, SOURCES), 'utf8')) as
+      { paths: readonly string[]; digest: string }
+    return ENTRIES.every((path) => paths.includes(path)) && digestOf(paths) === digest
+  } catch {
+    return false
+  }
+}
+
+// With Node's version, as Node strips the types.
+function digestOf(paths: readonly string[]): string {
+  const hash = createHash('sha256').update(process.version)
+  for (const path of paths) hash.update(path).update(readFileSync(path))
+  return hash.digest('hex')
 }

@@ -40,6 +40,36 @@ test('a guest serves on the socket that the host has opened for it', options, as
   assert.equal(error.code, 'ECONNREFUSED', 'the process has closed it')
 })
 
+test('a guest that is being made is told of in hello and keeps its sockets; a start that is repeated is given up',
+  options, async () => {
+    using rig = await ProcessRig.start()
+    const [own, again] = [listenTcp('127.0.0.1', 0, 16), listenTcp('127.0.0.1', 0, 16)]
+    assert.ok(typeof own === 'object' && typeof again === 'object')
+    const path = join(rig.folder, 'volume')
+    mkdirSync(path)
+    for (const [{ fd }, ticket] of [[own, 1], [again, 2]] as const) {
+      rig.link.sendDescriptor(fd, ticket)
+      closeFd(fd)
+    }
+    const launch = (ticket: number): void => rig.start('echo', ['echo'], {
+      ports: [{ port: 7, tickets: [ticket] }],
+      // Its quota is opened first, which takes a moment.
+      volumes: [{ path, guest: '/data', readOnly: false, sizeBytes: 1 << 20 }],
+    })
+    launch(1)
+    launch(2)
+    rig.link.send({ hello: 1, version: '' })
+    const hello = await rig.hear((message): message is Extract<FromProcess, { pid: number }> => 'pid' in message)
+    assert.deepEqual(hello.guests, [{ id: 'echo', run: 1 }])
+    await rig.started('echo')
+    assert.equal((await once(connect(again.port, '127.0.0.1'), 'error') as [NodeJS.ErrnoException])[0].code,
+      'ECONNREFUSED')
+    const client = connect(own.port, '127.0.0.1')
+    client.on('error', () => {})
+    await once(client, 'connect')
+    client.destroy()
+  })
+
 test('a guest dials another of its network, and through the host what is elsewhere', options, async () => {
   using rig = await ProcessRig.start()
   const networks = ['default']

@@ -24,6 +24,7 @@ import { PROTOCOL_VERSION, type FromProcess, type ProcessConfig } from './protoc
 import { writeProcessCode } from './process_code.ts'
 import { makeProjectFolder } from './project_folder.ts'
 import type { Store } from './store.ts'
+import { removeTree } from './volumes.ts'
 
 /** How long a process may take until it listens. */
 const START_MS_MAX = 15_000
@@ -125,6 +126,10 @@ export class Processes {
       if (left > 0) handle.volumes.set(volume, left)
       else handle.volumes.delete(volume)
     }
+    this.#restIfEmpty(handle)
+  }
+
+  #restIfEmpty(handle: ProcessHandle): void {
     if (handle.guests.size > 0) return
     clearTimeout(handle.idle)
     handle.idle = setTimeout(() => this.#drain(handle), IDLE_MS).unref()
@@ -137,11 +142,11 @@ export class Processes {
       const id = Number(name)
       const folder = join(paths.runs, name)
       // What was being cleared away.
-      if (!Number.isInteger(id)) return rmSync(folder, { recursive: true, force: true })
+      if (!Number.isInteger(id)) return void this.#clearAway(folder)
       const project = this.#parts.known.get(id)
       const handle = newHandle(id, project ?? '', folder)
       this.all.set(id, handle)
-      if (project !== undefined && await this.#connect(handle, RECONNECT_MS_MAX)) return
+      if (project !== undefined && await this.#connect(handle, RECONNECT_MS_MAX)) return this.#restIfEmpty(handle)
       this.kill(handle)
       this.#lose(handle, 'it was gone')
     }))
@@ -271,6 +276,7 @@ export class Processes {
         handle.hasAnswered = true
         handle.pid = link.pid
         this.#parts.events.hello(handle, link.hello)
+        if (handle.isDraining) link.send({ drain: true })
         return true
       } catch (error) {
         const { code } = error as NodeJS.ErrnoException
@@ -306,7 +312,7 @@ export class Processes {
     const dead = join(paths.runs, `.dead-${handle.id}`)
     try {
       renameSync(handle.runFolder, dead)
-      rmSync(dead, { recursive: true, force: true })
+      void this.#clearAway(dead)
       const output = paths.processLog(handle.id)
       if (statSync(output, { throwIfNoEntry: false })?.size === 0) rmSync(output)
     } catch (error) {
@@ -314,6 +320,12 @@ export class Processes {
     }
     void store.commit((tx) => tx.deleteProcess(handle.id)).catch(() => {})
     events.lost(handle, why)
+  }
+
+  #clearAway(folder: string): Promise<void> {
+    return removeTree(folder).catch((error: unknown) => {
+      this.#parts.log.warn('cannot clear away a cell process', { folder, why: (error as Error).message })
+    })
   }
 
   #drain(handle: ProcessHandle): void {

@@ -4,8 +4,10 @@
 // has on disk and the processes of its guests are that user's and nobody else's. Elsewhere: volumes
 // (volume_actions.ts).
 
-import { rmSync } from 'node:fs'
+import { randomUUID } from 'node:crypto'
+import { renameSync } from 'node:fs'
 import { CellarError } from '../base/errors.ts'
+import { PROJECTS_MAX } from '../base/limits.ts'
 import { admitPool, type Capacity } from './admission.ts'
 import { checkName } from './guest_actions.ts'
 import { uidOf } from './jail.ts'
@@ -18,6 +20,7 @@ import type { Secrets } from './secrets.ts'
 import { cpuPart, type PoolSpec } from './spec.ts'
 import { ACTIVE, keyOf, type State } from './state.ts'
 import type { Store } from './store.ts'
+import { removeTree } from './volumes.ts'
 
 type Parts = {
   readonly state: State; readonly store: Store; readonly lifecycle: Lifecycle; readonly processes: Processes
@@ -30,14 +33,17 @@ type Parts = {
 export class ProjectActions {
   readonly #parts: Parts
   readonly #making = new Map<string, Promise<void>>()
+  /** Those that are being removed. */
+  readonly #closed = new Set<string>()
 
   constructor(parts: Parts) {
     this.#parts = parts
   }
 
-  /** The project is there when this resolves. */
+  /** The project is there when this resolves, and something may be put into it. Throws IN_USE while it is removed. */
   async ensure(name: string): Promise<void> {
     const { state } = this.#parts
+    this.checkOpen(name)
     if (state.projects.has(name)) return
     let making = this.#making.get(name)
     if (making === undefined) {
@@ -45,6 +51,17 @@ export class ProjectActions {
       this.#making.set(name, making)
     }
     await making
+  }
+
+  /** From now on nothing is put into the project, until what this answers with is called. */
+  close(name: string): () => void {
+    this.#closed.add(name)
+    return () => this.#closed.delete(name)
+  }
+
+  /** Throws IN_USE if the project is being removed. */
+  checkOpen(name: string): void {
+    if (this.#closed.has(name)) throw new CellarError('IN_USE', ['project', name, 'its removal'])
   }
 
   async create(name: string): Promise<ProjectView> {
@@ -56,6 +73,9 @@ export class ProjectActions {
   async #make(name: string): Promise<void> {
     const { state, store, isRoot } = this.#parts
     checkName('project', name)
+    if (state.projects.size >= PROJECTS_MAX) {
+      throw new CellarError('ADMISSION_REFUSED', [name, 'room', '1 project', `0 of ${PROJECTS_MAX}`])
+    }
     // Never one that another project has had: it might have left something behind.
     const uid = isRoot ? uidOf(store.nextNumber('project')) : null
     const row: ProjectRow = { name, uid, createdAt: Date.now() }
@@ -69,7 +89,12 @@ export class ProjectActions {
   /** Forgets a project that has no guests any more, and removes what it had on disk. */
   async forget(name: string): Promise<void> {
     const { state, store, processes, paths } = this.#parts
-    for (const handle of processes.all.values()) if (handle.project === name) processes.kill(handle)
+    for (const handle of processes.all.values()) {
+      if (handle.project !== name) continue
+      // Nobody gets into it any more until it is known to be dead.
+      handle.isDraining = true
+      processes.kill(handle)
+    }
     await store.commit((tx) => {
       tx.deleteProject(name)
       tx.event('project.removed', { project: name, data: {} })
@@ -79,7 +104,14 @@ export class ProjectActions {
       for (const [key, row] of map) if (row.project === name) map.delete(key)
     }
     state.projects.delete(name)
-    rmSync(paths.project(name), { recursive: true, force: true })
+    // Away first: a project of this name may be made while it goes. What is left of it is swept at the next start.
+    const gone = paths.project(`.gone-${randomUUID()}`)
+    try {
+      renameSync(paths.project(name), gone)
+    } catch {
+      return // It never had any.
+    }
+    await removeTree(gone).catch(() => {})
   }
 
   project(name: string): ProjectRow {
@@ -101,6 +133,7 @@ export class ProjectActions {
     const { state, store, lifecycle, capacity } = this.#parts
     checkName('pool', name)
     await this.ensure(project)
+    state.checkRoom('pool', state.pools, project, name)
     const before = state.pools.get(keyOf(project, name))
     const { promised } = state
     admitPool(name, spec, { inPool: state.inPool(project, name), capacity,
@@ -122,12 +155,21 @@ export class ProjectActions {
   }
 
   async removePool(project: string, name: string): Promise<void> {
-    const { state, store } = this.#parts
-    found('pool', name, state.pools.get(keyOf(project, name)))
+    const { state, store, lifecycle } = this.#parts
+    const key = keyOf(project, name)
+    const row = found('pool', name, state.pools.get(key))
     const by = state.ofProject(project).find(({ row }) => row.spec.pool === name)
     if (by !== undefined) throw new CellarError('IN_USE', ['pool', name, by.row.name])
-    await store.commit((tx) => tx.deletePool(project, name))
+    // At once: nobody may come to use it meanwhile.
     state.deletePool(project, name)
+    try {
+      await store.commit((tx) => tx.deletePool(project, name))
+    } catch (error) {
+      if (!state.pools.has(key)) state.putPool(row)
+      throw error
+    }
+    // Processes don't forget a pool, but it is promised nothing any more.
+    lifecycle.tellPool(project, name)
   }
 
   poolView({ project, name, spec, createdAt }: PoolRow): PoolView {
@@ -141,6 +183,7 @@ export class ProjectActions {
     const { state, store } = this.#parts
     checkName('network', name)
     await this.ensure(project)
+    state.checkRoom('network', state.networks, project, name)
     const key = keyOf(project, name)
     const row: NetworkRow = state.networks.get(key) ?? { project, name, createdAt: Date.now() }
     if (!state.networks.has(key)) {
@@ -152,11 +195,10 @@ export class ProjectActions {
 
   async removeNetwork(project: string, name: string): Promise<void> {
     const { state, store } = this.#parts
-    found('network', name, state.networks.get(keyOf(project, name)))
+    const row = found('network', name, state.networks.get(keyOf(project, name)))
     const by = state.ofProject(project).find(({ row }) => row.spec.networks.includes(name))
     if (by !== undefined) throw new CellarError('IN_USE', ['network', name, by.row.name])
-    await store.commit((tx) => tx.deleteNetwork(project, name))
-    state.networks.delete(keyOf(project, name))
+    await this.#drop(state.networks, row, store.commit((tx) => tx.deleteNetwork(project, name)))
   }
 
   /** All networks: `default` is there without having been made. */
@@ -179,6 +221,7 @@ export class ProjectActions {
     const { state, store, secrets } = this.#parts
     checkName('secret', name)
     await this.ensure(project)
+    state.checkRoom('secret', state.secrets, project, name)
     const row: SecretRow = { project, name, value: secrets.seal(project, name, value), createdAt: Date.now() }
     await store.commit((tx) => {
       tx.putSecret(row)
@@ -190,17 +233,30 @@ export class ProjectActions {
 
   async removeSecret(project: string, name: string): Promise<void> {
     const { state, store } = this.#parts
-    found('secret', name, state.secrets.get(keyOf(project, name)))
+    const row = found('secret', name, state.secrets.get(keyOf(project, name)))
     const by = state.ofProject(project).find(({ row: { spec } }) => Object.values(spec.secrets).includes(name) ||
       JSON.stringify(spec.files).includes(`{"secret":${JSON.stringify(name)}}`))
     if (by !== undefined) throw new CellarError('IN_USE', ['secret', name, by.row.name])
-    await store.commit((tx) => tx.deleteSecret(project, name))
-    state.secrets.delete(keyOf(project, name))
+    await this.#drop(state.secrets, row, store.commit((tx) => tx.deleteSecret(project, name)))
   }
 
-  /** Throws GUEST_RUNNING if a guest of the project is in a process, unless forced. */
+  // At once, as nobody may come to use it meanwhile; it is back if that could not be committed.
+  async #drop<T extends { readonly project: string; readonly name: string }>(rows: Map<string, T>, row: T,
+    committed: Promise<void>): Promise<void> {
+    const key = keyOf(row.project, row.name)
+    rows.delete(key)
+    try {
+      await committed
+    } catch (error) {
+      if (!rows.has(key)) rows.set(key, row)
+      throw error
+    }
+  }
+
+  /** Throws GUEST_RUNNING if a guest of the project is in a process, unless forced; IN_USE if it is being removed. */
   checkRemovable(project: string, force: boolean): void {
     this.project(project) // It is there.
+    this.checkOpen(project)
     const guest = this.#parts.state.ofProject(project)[0]
     if (guest === undefined || force) return
     if (ACTIVE.includes(guest.row.phase)) throw new CellarError('GUEST_RUNNING', [guest.row.name])

@@ -72,9 +72,10 @@ export type GuestEnd = {
   readonly by?: 'stop' | 'timeout' | 'unhealthy' | undefined
 }
 
-/** A cell that a process has. */
+/** A cell that a process has. `startedAt`: undefined while it is being made. */
 export type GuestState = {
-  readonly id: string; readonly run: number; readonly startedAt: number; readonly healthy?: boolean | undefined
+  readonly id: string; readonly run: number
+  readonly startedAt?: number | undefined; readonly healthy?: boolean | undefined
   /** How long it has run, by the monotonic clock: the wall clock may have jumped since it started. */
   readonly ageMs?: number | undefined
 }
@@ -135,4 +136,6 @@ export type GuestFigures = Omit<Figures, 'id' | 'waitedFor'> & {
 export type ProcessFigures = { readonly memoryBytes: number; readonly cpuNs: number; readonly cells: number }
 
 /** Streams of one attachment: bytes of a frame begin with one of these. */
-export const STDIN = 0, STDOUT = 1, STDERR = 2
+export const STDIN = 0
+export const STDOUT = 1
+export const STDERR = 2

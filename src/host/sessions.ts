@@ -30,8 +30,8 @@ export function attach(guest: Guest): Session {
 export function exec(lifecycle: Lifecycle, guest: Guest, module: string, command: Parameters<Operator['exec']>[2]):
 Session {
   const link = linkOf(guest)
-  const stream = link.openStream()
   const launch = lifecycle.launchBeside(guest)
+  const stream = link.openStream()
   link.send({ start: {
     ...launch, id: `exec-${randomBytes(6).toString('hex')}`, run: 1, module,
     // As a command line, the program's name first; without one, the guest's own.

@@ -30,7 +30,8 @@ const duration = (what: string): z.ZodOptional<z.ZodString> =>
     .describe(what)
 
 const size = (what: string): z.ZodOptional<z.ZodString> =>
-  z.string().refine((text) => (parseSize(text) ?? 0) >= WASM_PAGE_BYTES, 'must be a size of at least 64KiB, such as 64MiB').optional()
+  z.string().refine((text) => (parseSize(text) ?? 0) >= WASM_PAGE_BYTES,
+    'must be a size of at least 64KiB, such as 64MiB').optional()
     .describe(what)
 
 const port = z.int().min(1).max(65_535)

@@ -5,12 +5,13 @@
 // come and go. Elsewhere: rows (rows.ts), who changes them (host.ts, lifecycle.ts).
 
 import { CellarError } from '../base/errors.ts'
+import { PROJECT_ITEMS_MAX, PROJECT_SPECS_BYTES_MAX } from '../base/limits.ts'
 import { ofHost, ofPool, type Promised } from './admission.ts'
 import { Allowance } from './allowance.ts'
 import type { GuestView, Phase } from './operator.ts'
 import type { ProcessHandle } from './processes.ts'
 import type { GuestRow, ImageNameRow, NetworkRow, PoolRow, ProjectRow, SecretRow, VolumeRow } from './rows.ts'
-import { cpuPart, parsePort } from './spec.ts'
+import { cpuPart, parsePort, type GuestSpec } from './spec.ts'
 
 /** A guest: its row, and what of it only this host's run knows. */
 export class Guest {
@@ -21,10 +22,12 @@ export class Guest {
   volumes: readonly string[] = []
   /** Failures in a row. */
   failures = 0
-  /** Monotonic ms of its start. */
-  startedMs = 0
+  /** Monotonic ms of its start, which may have been before this process's. */
+  startedMs: number | undefined
   retryAt: number | undefined
   retry: NodeJS.Timeout | undefined
+  /** It is being removed: nobody may start or change it any more. */
+  removal: Promise<void> | undefined
   /** Of changes of its health that are committed: its process tells of them. */
   readonly healthNotes = new Allowance(HEALTH_NOTES_MAX, HEALTH_NOTES_MS)
   readonly #waiters = new Set<() => void>()
@@ -82,14 +85,16 @@ export class State {
   readonly #names = new Map<string, Map<string, Guest>>()
   readonly pools = new Map<string, PoolRow>()
   readonly volumes = new Map<string, VolumeRow>()
-  /** Volumes whose files are being shared with a clone: nobody may start to write them meanwhile. */
-  readonly heldVolumes = new Set<string>()
+  /** Volumes whose files are being shared, and with how many clones: nobody may start to write them meanwhile. */
+  readonly heldVolumes = new Map<string, number>()
   readonly networks = new Map<string, NetworkRow>()
   readonly secrets = new Map<string, SecretRow>()
   readonly images = new Map<string, ImageNameRow>()
   /** What guests that are to run, and pools, are promised; and cells of each pool. */
   readonly promised: Promised = { cpu: 0, memoryBytes: 0 }
   readonly #inPools = new Map<string, Promised>()
+  /** Bytes of specs by project, once somebody has asked. */
+  readonly #specBytes = new Map<string, number>()
   /** Published addresses of guests that are to run. */
   readonly #published = new Map<string, string>()
 
@@ -100,20 +105,30 @@ export class State {
     if (names === undefined) this.#names.set(row.project, names = new Map())
     names.set(row.name, guest)
     this.charge(row, 1)
+    this.#chargeSpec(row, 1)
     return guest
   }
 
   removeGuest(guest: Guest): void {
-    this.guests.delete(guest.row.id)
+    if (!this.guests.delete(guest.row.id)) return
     const names = this.#names.get(guest.row.project)
     names?.delete(guest.row.name)
     if (names?.size === 0) this.#names.delete(guest.row.project)
     this.charge(guest.row, -1)
+    this.#chargeSpec(guest.row, -1)
   }
 
-  /** Gives a guest another row, its promises with it. */
+  /** Gives a guest another row, its promises with it. One that is gone is promised nothing. */
   setRow(guest: Guest, row: GuestRow): void {
+    if (this.guests.get(row.id) !== guest) {
+      guest.row = row
+      return
+    }
     this.charge(guest.row, -1)
+    if (guest.row.spec !== row.spec) {
+      this.#chargeSpec(guest.row, -1)
+      this.#chargeSpec(row, 1)
+    }
     guest.row = row
     this.charge(row, 1)
   }
@@ -130,16 +145,18 @@ export class State {
   }
 
   putPool(row: PoolRow): void {
-    this.deletePool(row.project, row.name)
-    this.pools.set(keyOf(row.project, row.name), row)
+    const key = keyOf(row.project, row.name)
     this.promised.cpu += cpuPart(row.spec['cpu-reservation'], 0)
+      - cpuPart(this.pools.get(key)?.spec['cpu-reservation'], 0)
+    this.pools.set(key, row)
   }
 
+  /** Removes one that has no cells. */
   deletePool(project: string, name: string): void {
-    const row = this.pools.get(keyOf(project, name))
-    if (row === undefined) return
-    this.pools.delete(keyOf(project, name))
-    this.promised.cpu -= cpuPart(row.spec['cpu-reservation'], 0)
+    const key = keyOf(project, name)
+    this.promised.cpu -= cpuPart(this.pools.get(key)?.spec['cpu-reservation'], 0)
+    this.pools.delete(key)
+    this.#inPools.delete(key)
   }
 
   inPool(project: string, pool: string): Promised {
@@ -154,7 +171,9 @@ export class State {
     for (const address of publishedBy(row)) {
       const by = this.guests.get(this.#published.get(address) ?? '')
       if (by !== undefined && by.row.id !== row.id) {
-        throw new CellarError('PORT_TAKEN', [row.name, address, `${by.row.project}/${by.row.name}`])
+        // Who asks may not know what other projects have.
+        const whose = by.row.project === row.project ? `"${by.row.name}"` : 'a guest of another project'
+        throw new CellarError('PORT_TAKEN', [row.name, address, whose])
       }
     }
   }
@@ -181,6 +200,34 @@ export class State {
     return found[0]!
   }
 
+  /** Throws ADMISSION_REFUSED if the project has as many of the kind as it may have. */
+  checkRoom(kind: string, map: ReadonlyMap<string, { readonly project: string }>, project: string, name: string): void {
+    if (map.has(keyOf(project, name)) || this.of(map, project).length < PROJECT_ITEMS_MAX) return
+    throw new CellarError('ADMISSION_REFUSED', [name, 'room', `1 ${kind}`, `0 of ${PROJECT_ITEMS_MAX}`])
+  }
+
+  /** Throws ADMISSION_REFUSED if the specs of the project's guests would be too much, this one in place of `before`. */
+  checkSpec({ project, name, spec }: GuestRow, before?: GuestSpec): void {
+    const left = PROJECT_SPECS_BYTES_MAX - this.#specBytesOf(project) + (before === undefined ? 0 : bytesOf(before))
+    if (bytesOf(spec) <= left) return
+    throw new CellarError('ADMISSION_REFUSED', [name, 'room for specs', `${bytesOf(spec)} bytes`, `${left} bytes`])
+  }
+
+  // Summed up when it is first asked for, then kept.
+  #specBytesOf(project: string): number {
+    let sum = this.#specBytes.get(project)
+    if (sum === undefined) {
+      sum = this.ofProject(project).reduce((bytes, { row }) => bytes + bytesOf(row.spec), 0)
+      this.#specBytes.set(project, sum)
+    }
+    return sum
+  }
+
+  #chargeSpec({ project, spec }: GuestRow, sign: 1 | -1): void {
+    const sum = this.#specBytes.get(project)
+    if (sum !== undefined) this.#specBytes.set(project, sum + sign * bytesOf(spec))
+  }
+
   /** The rows of a project in one of the maps. */
   of<T extends { readonly project: string }>(map: ReadonlyMap<string, T>, project: string): T[] {
     return [...map.values()].filter((row) => row.project === project)
@@ -190,6 +237,13 @@ export class State {
 /** The key of what has a name in a project. A project's name has no slash. */
 export function keyOf(project: string, name: string): string {
   return `${project}/${name}`
+}
+
+const sizes = new WeakMap<GuestSpec, number>()
+function bytesOf(spec: GuestSpec): number {
+  let size = sizes.get(spec)
+  if (size === undefined) sizes.set(spec, size = JSON.stringify(spec).length)
+  return size
 }
 
 function publishedBy({ spec }: GuestRow): string[] {

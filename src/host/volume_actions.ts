@@ -10,7 +10,7 @@ import { formatSize, parseSize } from '../base/units.ts'
 import { checkName } from './guest_actions.ts'
 import { volumesOf } from './lifecycle.ts'
 import type { Actor, OperationView, VolumeView } from './operator.ts'
-import type { Operations } from './operations.ts'
+import type { Control, Operations } from './operations.ts'
 import type { Paths } from './paths.ts'
 import { found, type ProjectActions } from './project_actions.ts'
 import type { VolumeRow } from './rows.ts'
@@ -28,6 +28,8 @@ type Parts = {
 /** Actions on volumes. */
 export class VolumeActions {
   readonly #parts: Parts
+  /** Volumes that are being cloned, and how often. */
+  readonly #cloned = new Map<string, number>()
 
   constructor(parts: Parts) {
     this.#parts = parts
@@ -56,45 +58,56 @@ export class VolumeActions {
 
   /** Clones one in the background. */
   async clone(project: string, name: string, to: string, by: Actor, sizeBytes?: number): Promise<OperationView> {
+    this.#parts.projects.checkOpen(project)
     const source = this.#row(project, name)
     const size = sizeBytes ?? source.sizeBytes
     if (size < source.sizeBytes) {
       throw new CellarError('VOLUME_TOO_SMALL', [to, formatSize(size), `a clone of "${name}"`])
     }
-    const row = await this.#begin({ project, name: to, sizeBytes: size, createdAt: Date.now(), clonedFrom: name,
-      state: 'creating' })
+    const key = keyOf(project, name)
     const { operations } = this.#parts
-    const begun = operations.start('volume.clone', `${project}/${name}`, by, async ({ progress, signal }) => {
-      // Files are shared with the clone only if no guest has the volume, nor gets it meanwhile; else they are copied.
-      const inUse = this.#users(project, name).length > 0
-      const { heldVolumes } = this.#parts.state
-      if (!inUse) heldVolumes.add(keyOf(project, name))
-      try {
-        await this.#folders(project).clone(name, to, { inUse, signal,
-          progress: (done, total) => progress(done, total, 'files') })
-        await this.#finish(row)
-        return { volume: to }
-      } catch (error) {
-        await this.#giveUp(row)
-        throw error
-      } finally {
-        heldVolumes.delete(keyOf(project, name))
-      }
-    })
+    let row: VolumeRow | undefined
+    count(this.#cloned, key, 1)
     try {
-      return await begun
+      const begun = row = await this.#begin({ project, name: to, sizeBytes: size, createdAt: Date.now(),
+        clonedFrom: name, state: 'creating' })
+      return await operations.start('volume.clone', `${project}/${name}`, by, (control) =>
+        this.#clone(begun, name, control).finally(() => count(this.#cloned, key, -1)))
+    } catch (error) {
+      count(this.#cloned, key, -1)
+      if (row !== undefined) await this.#giveUp(row)
+      throw error
+    }
+  }
+
+  async #clone(row: VolumeRow, name: string, { progress, signal }: Control): Promise<unknown> {
+    const { project, name: to } = row
+    // Files are shared with the clone only if no guest has the volume, nor gets it meanwhile; else they are copied.
+    const inUse = this.#users(project, name).length > 0
+    const { heldVolumes } = this.#parts.state
+    if (!inUse) count(heldVolumes, keyOf(project, name), 1)
+    try {
+      await this.#folders(project).clone(name, to, { inUse, signal,
+        progress: (done, total) => progress(done, total, 'files') })
+      await this.#finish(row)
+      return { volume: to }
     } catch (error) {
       await this.#giveUp(row)
       throw error
+    } finally {
+      if (!inUse) count(heldVolumes, keyOf(project, name), -1)
     }
   }
 
   /** Gives it another size: not less than it holds. */
   async resize(project: string, name: string, sizeBytes: number): Promise<VolumeView> {
     const { state, store } = this.#parts
-    const row = this.#row(project, name)
+    this.#row(project, name)
     this.#checkUnused(project, name)
     const used = await this.#folders(project).usage(name)
+    // Again: that took a while.
+    const row = this.#row(project, name)
+    this.#checkUnused(project, name)
     if (used > sizeBytes) throw new CellarError('VOLUME_TOO_SMALL', [name, formatSize(sizeBytes), formatSize(used)])
     const next = { ...row, sizeBytes }
     await store.commit((tx) => tx.putVolume(next))
@@ -108,6 +121,7 @@ export class VolumeActions {
     const row = this.#row(project, name)
     const user = this.#users(project, name)[0]
     if (user !== undefined) throw new CellarError('IN_USE', ['volume', name, user.row.name])
+    if (this.#cloned.has(keyOf(project, name))) throw new CellarError('IN_USE', ['volume', name, 'a clone'])
     const next: VolumeRow = { ...row, state: 'deleting' }
     const key = keyOf(project, name)
     state.volumes.set(key, next)
@@ -184,6 +198,7 @@ export class VolumeActions {
     checkName('volume', row.name)
     const key = keyOf(row.project, row.name)
     if (state.volumes.has(key)) throw new CellarError('EXISTS', ['volume', row.name])
+    state.checkRoom('volume', state.volumes, row.project, row.name)
     state.volumes.set(key, row)
     try {
       await store.commit((tx) => tx.putVolume(row))
@@ -228,6 +243,12 @@ export class VolumeActions {
     const { state, paths } = this.#parts
     return new VolumeFolders(paths.project(project), state.projects.get(project)?.uid ?? undefined)
   }
+}
+
+function count(counts: Map<string, number>, key: string, change: 1 | -1): void {
+  const now = (counts.get(key) ?? 0) + change
+  if (now > 0) counts.set(key, now)
+  else counts.delete(key)
 }
 
 const CLONE_MS_MAX = 600_000

@@ -122,8 +122,11 @@ export class VolumeFolders {
 const CLONE = '.clone-'
 const TRASH = '.trash-'
 
-/** Removes a folder of ours and all that is in it, however deep; it need not be there. */
-async function removeTree(path: string, each = (): void => {}, signal?: AbortSignal): Promise<void> {
+/**
+ * Removes a folder of ours and all that is in it, however deep and much that is: it need not be there, and others may
+ * change it meanwhile. Node's own rmSync holds a descriptor for each level, and the thread until it is done.
+ */
+export async function removeTree(path: string, each = (): void => {}, signal?: AbortSignal): Promise<void> {
   if (!isThere(path)) return
   const root = openHostFolder(path)
   try {

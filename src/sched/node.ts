@@ -25,7 +25,11 @@ export function checkTerms({ shares, reservation, limit }: Terms): void {
 }
 
 /** Where a node stands. A pool that waits has no child that wants to run. */
-export const WAITING = 0, RUNNABLE = 1, RUNNING = 2, THROTTLED = 3, ENDED = 4
+export const WAITING = 0
+export const RUNNABLE = 1
+export const RUNNING = 2
+export const THROTTLED = 3
+export const ENDED = 4
 export type State = typeof WAITING | typeof RUNNABLE | typeof RUNNING | typeof THROTTLED | typeof ENDED
 
 /**

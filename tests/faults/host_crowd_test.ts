@@ -29,6 +29,10 @@ Promise<void> {
   }
 }
 
+async function heard(socket: Socket): Promise<string> {
+  return await new Promise((resolve) => { socket.once('data', (data: Buffer) => resolve(data.toString())) })
+}
+
 function leave(sockets: readonly Socket[]): void {
   for (const socket of sockets) socket.destroy()
 }
@@ -40,12 +44,14 @@ function openFiles(pid: number): number {
 const openMax = Number(/Max open files\s+(\d+)/.exec(readFileSync('/proc/self/limits', 'utf8'))![1])
 const few = openMax < CLIENTS + 1000 ? `10,000 connections need as many descriptors: ulimit -n is ${openMax}` : false
 
-test('two guests serve 10,000 connections, others go on meanwhile, and afterwards all is released', { skip: few }, async () => {
+test('two guests serve 10,000 connections, others go on, and afterwards all is released', { skip: few }, async () => {
   await using host = await startHost()
   await importProgram(host, 'echo')
   await importProgram(host, 'counter')
   const memory = '256MiB'
-  for (const name of ['echo', 'hall']) await createGuest(host, name, { image: 'echo', args: ['echo'], ports: ['0:80'], memory })
+  for (const name of ['echo', 'hall']) {
+    await createGuest(host, name, { image: 'echo', args: ['echo'], ports: ['0:80'], memory })
+  }
   await createGuest(host, 'counter', { image: 'counter', args: ['counter'], ports: ['0:80'], memory })
   const ports = [(await inPhase(host, 'echo', 'running')).ports[0]!.port,
     (await inPhase(host, 'hall', 'running')).ports[0]!.port]
@@ -59,8 +65,7 @@ test('two guests serve 10,000 connections, others go on meanwhile, and afterward
     const [first, last] = [sockets[0]!, sockets.at(-1)!]
     for (const socket of [first, last]) {
       socket.write('still here')
-      const [bytes] = await new Promise<Buffer[]>((resolve) => { socket.once('data', (data: Buffer) => resolve([data])) })
-      assert.equal(bytes!.toString(), 'still here')
+      assert.equal(await heard(socket), 'still here')
     }
     assert.match(await (await fetch(`http://127.0.0.1:${other}/`)).text(), /"count"/)
     assert.equal((await host.api('GET', '/readyz')).status, 200)
@@ -73,7 +78,7 @@ test('two guests serve 10,000 connections, others go on meanwhile, and afterward
   one.destroy()
 })
 
-test('clients beyond the API\'s limit are turned away, and when they leave others are answered', { skip: few }, async () => {
+test('clients beyond the API\'s limit are turned away, others answered when they leave', { skip: few }, async () => {
   await using host = await startHost()
   await importProgram(host, 'counter')
   await createGuest(host, 'counter', { image: 'counter', args: ['counter'], ports: ['0:80'] })
@@ -87,8 +92,7 @@ test('clients beyond the API\'s limit are turned away, and when they leave other
     assert.ok(openFiles(pid) <= before + API_CONNECTIONS_MAX + 20)
     // Who is connected is answered, and guests know nothing of it.
     known.write('GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n')
-    const answer = await new Promise<string>((resolve) => { known.once('data', (data: Buffer) => resolve(data.toString())) })
-    assert.match(answer, /^HTTP\/1\.1 200/)
+    assert.match(await heard(known), /^HTTP\/1\.1 200/)
     assert.match(await (await fetch(`http://127.0.0.1:${port}/`)).text(), /"count"/)
   } finally {
     leave(sockets)

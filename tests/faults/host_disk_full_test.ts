@@ -1,4 +1,4 @@
-// tests/faults/host_disk_full_test.ts: the disk of the state is full: what is asked for is refused, and what runs goes on.
+// tests/faults/host_disk_full_test.ts: the disk of the state is full: what is asked for is refused, what runs goes on.
 //
 // The disk is a tmpfs of some MiB, filled to its last block by a file of the test. Once that is gone all works again,
 // with no restart, and nothing of what was refused is there.
@@ -7,7 +7,7 @@ import assert from 'node:assert/strict'
 import { closeSync, existsSync, openSync, readdirSync, rmSync, writeSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
-import { eventually, startHost, type TestHost } from '../host_support.ts'
+import { eventually, startHost, type ApiAnswer, type TestHost } from '../host_support.ts'
 import { Folder, guest } from '../support.ts'
 import { createGuest, guestsOf, importProgram, inPhase, nothingUnowned, smallDisk, ticker } from './faults_support.ts'
 
@@ -32,7 +32,8 @@ function fill(disk: string): () => void {
 }
 
 /** Asks until the answer is that the disk is full: the database has some room in its files for a while. */
-async function refused(what: string, ask: (round: number) => Promise<{ status: number; body: unknown }>): Promise<void> {
+async function refused(what: string, ask: (round: number) => Promise<Pick<ApiAnswer, 'status' | 'body'>>):
+Promise<void> {
   for (let round = 0; round < 400; round++) {
     const { status, body } = await ask(round)
     if (status < 400) continue
@@ -62,7 +63,7 @@ test('a full disk refuses what must be kept, loses nothing else, and is no matte
   await inPhase(host, 'talks', 'running')
   const [big, small] = [folder.write('big', Buffer.alloc(4 * 1024 * 1024)), folder.write('small', 'small')]
 
-  let free = fill(disk.path)
+  const free = fill(disk.path)
   await refused('a guest', (i) => host.api('POST', '/v1/projects/default/guests',
     { name: `full${i}`, spec: { image: 'nap', memory: '1MiB', restart: 'no', args: ['nap', '1', 'x'.repeat(3000)] } }))
   await refused('an image', (i) => host.api('POST', `/v1/images?name=full${i}`, moduleOf(i)))
@@ -106,7 +107,6 @@ test('a full disk refuses what must be kept, loses nothing else, and is no matte
   await nothingUnowned(host)
   await host.ok(['project', 'rm', '--force', 'default'])
   assert.ok(!existsSync(join(host.state, 'projects/default')))
-  free = () => {}
 })
 
 /** Names of volumes that were refused: they are free. */
@@ -119,11 +119,11 @@ async function refusedNames(host: TestHost): Promise<string[]> {
 function moduleOf(i: number): Uint8Array {
   const content = Buffer.alloc(60_000, i)
   const size = content.length + 2
-  return Buffer.concat([Buffer.from([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, 0, size & 0x7f | 0x80, size >> 7 & 0x7f | 0x80, size >> 14,
-    1, 0x78]), content])
+  const length = [size & 0x7f | 0x80, size >> 7 & 0x7f | 0x80, size >> 14]
+  return Buffer.concat([Buffer.from([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, 0, ...length, 1, 0x78]), content])
 }
 
-test('a project whose process can not be started on a full disk is told why, and starts when there is room', async (t) => {
+test('a guest that can not be started on a full disk is told why, and starts when there is room', async (t) => {
   const disk = smallDisk(MEGABYTES)
   if (typeof disk === 'string') return t.skip(disk)
   using _ = disk
@@ -135,7 +135,7 @@ test('a project whose process can not be started on a full disk is told why, and
   const { status, body } = await host.api('POST', '/v1/projects/other/guests/late/start')
   assert.ok([200, 202, 507].includes(status), JSON.stringify(body))
   if (status !== 507) {
-    const { exit } = await eventually('it failed', async () => (await guestsOf(host)).find((one) => one.exit !== undefined))
+    const { exit } = await eventually('it failed', async () => (await guestsOf(host)).find((one) => one.exit))
     assert.match(exit!.reason, /the disk of the host is full/)
   }
   free()
@@ -143,5 +143,6 @@ test('a project whose process can not be started on a full disk is told why, and
   await inPhase(host, 'late', 'running')
   await nothingUnowned(host)
   const { processes } = (await host.api('GET', '/v1/host')).body as { processes: { id: number }[] }
-  assert.deepEqual(readdirSync(join(host.state, 'run')), processes.map(({ id }) => String(id)), 'nothing half-made is left')
+  assert.deepEqual(readdirSync(join(host.state, 'run')), processes.map(({ id }) => String(id)),
+    'nothing half-made is left')
 })

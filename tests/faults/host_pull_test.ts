@@ -73,7 +73,8 @@ test('what a registry lies about or breaks off is refused by its code, and nothi
   const reference = `${registry.host}/team/nap:v1`
   const isModule = (url: string): boolean => url.endsWith(digestOf(module))
   const lies: readonly (readonly [what: string, code: RegExp, trick: Fake['trick']])[] = [
-    ['another blob', /IMAGE_DIGEST_WRONG/, ({ url }, response) => isModule(url!) && (response.end(Buffer.alloc(module.length)), true)],
+    ['another blob', /IMAGE_DIGEST_WRONG/, ({ url }, response) => isModule(url!) &&
+      (response.end(Buffer.alloc(module.length)), true)],
     ['a longer blob', /IMAGE_DIGEST_WRONG|IMAGE_TOO_LARGE|REGISTRY_FAILED|IMAGE_INVALID/, ({ url }, response) =>
       isModule(url!) && (response.end(Buffer.concat([module, module])), true)],
     ['a manifest of another digest', /IMAGE_DIGEST_WRONG/, ({ url }, response) => url!.includes('/manifests/') &&
@@ -113,14 +114,16 @@ test('an image in a folder that leads out of it is refused, and nothing outside 
   using folder = new Folder()
   const hex = (text: string): string => digestOf(Buffer.from(text)).slice('sha256:'.length)
   const secret = folder.write('secret', '\0asm\x01\0\0\0secret')
+  const annotations = { 'org.opencontainers.image.ref.name': 'v1' }
   const index = (digest: string): string => JSON.stringify({ schemaVersion: 2, manifests: [{ digest, size: 10,
-    mediaType: 'application/vnd.oci.image.manifest.v1+json', annotations: { 'org.opencontainers.image.ref.name': 'v1' } }] })
-  for (const digest of ['sha256:../../../secret', `sha256:${'../'.repeat(21)}a`, `md5:${'0'.repeat(32)}`, '../secret']) {
+    annotations, mediaType: 'application/vnd.oci.image.manifest.v1+json' }] })
+  const tricks = ['sha256:../../../secret', `sha256:${'../'.repeat(21)}a`, `md5:${'0'.repeat(32)}`, '../secret']
+  for (const digest of tricks) {
     folder.write('layout/oci-layout', '{"imageLayoutVersion":"1.0.0"}')
     folder.write('layout/index.json', index(digest))
     const { status, stderr } = await host.cellar(['pull', `oci:${folder.at('layout')}:v1`])
     assert.equal(status, 1, digest)
-    assert.match(stderr, /\[(IMAGE_INVALID|IMAGE_DIGEST_WRONG|NOT_FOUND|REGISTRY_FAILED|USAGE|[A-Z_]+)\]/)
+    assert.match(stderr, /\[[A-Z_]+\]/)
     assert.doesNotMatch(stderr, /INTERNAL/)
   }
   // A blob that is a link to a file elsewhere.

@@ -61,7 +61,8 @@ test('guests that are created while their project is removed are refused, or run
     const projects = await namesOf(host, '/v1/projects')
     const there = await guestsOf(host)
     if (!projects.includes('busy')) assert.deepEqual(there.map(({ name }) => name), [])
-    await eventually('those that are there run', async () => (await guestsOf(host)).every(({ phase }) => phase === 'running'))
+    await eventually('those that are there run', async () =>
+      (await guestsOf(host)).every(({ phase }) => phase === 'running'))
     const before = (await guestsOf(host)).map(({ id: one }) => one).toSorted()
     await host.killAndRestart()
     assert.deepEqual((await guestsOf(host)).map(({ id: one }) => one).toSorted(), before, 'memory and disk agree')
@@ -94,9 +95,9 @@ for (let seed = 1; seed <= 2; seed++) {
     await importProgram(host, 'nap')
     let state = seed * 2_654_435_761 >>> 0
     const random = (): number => (state = state * 1_664_525 + 1_013_904_223 >>> 0) / 2 ** 32
-    let isOver = false
+    const over = new AbortController()
     const killer = (async (): Promise<void> => {
-      for (let kills = 0; !isOver && kills < 6; kills++) {
+      for (let kills = 0; !over.signal.aborted && kills < 6; kills++) {
         await sleep(random() * 200)
         for (const pid of host.cellProcesses()) try { process.kill(pid, 'SIGKILL') } catch { /* It has ended. */ }
       }
@@ -106,7 +107,7 @@ for (let seed = 1; seed <= 2; seed++) {
       await sleep(i * 12)
       return await createGuest(host, name, { image: 'nap', args: ['nap', '100000000'], restart: 'always' }, `p${i % 2}`)
     }))
-    isOver = true
+    over.abort()
     await killer
     assert.ok(statuses.every((status) => status === 201), String(statuses))
     await eventually('all run', async () => {

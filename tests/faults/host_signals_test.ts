@@ -7,7 +7,7 @@ import { request } from 'node:http'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { connect } from 'node:tls'
-import { eventually, startHost, type TestHost } from '../host_support.ts'
+import { eventually, startHost } from '../host_support.ts'
 import { CELLAR, Folder, freePort, startCommand, until } from '../support.ts'
 import { createGuest, importProgram, inPhase, nothingUnowned, smallDisk } from './faults_support.ts'
 
@@ -68,7 +68,7 @@ test('SIGHUP opens the log anew and takes a new certificate, and keeps the old o
     const port = await freePort()
     const log = folder.at('logs', 'host.log')
     mkdirSync(folder.at('logs'))
-    await using host: TestHost = await startHost(['--listen', `tcp:127.0.0.1:${port}`, '--tls-cert', folder.at('host.crt'),
+    await using host = await startHost(['--listen', `tcp:127.0.0.1:${port}`, '--tls-cert', folder.at('host.crt'),
       '--tls-key', folder.at('host.key'), '--log', log])
     const { pid } = (await host.api('GET', '/v1/host')).body as { pid: number }
     assert.equal(await subjectOf(port), 'first')

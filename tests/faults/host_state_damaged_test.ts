@@ -103,7 +103,8 @@ test('of hosts that are started on one state at the same moment one runs, and th
   const all = Array.from({ length: 3 }, () => startCommand([CELLAR, 'host', '--state', host.state]))
   try {
     await eventually('all but one have ended', () => all.filter(({ child }) => child.exitCode !== null).length === 2)
-    await eventually('one answers', async () => (await host.api('GET', '/readyz').catch(() => undefined))?.status === 200)
+    await eventually('one answers', async () =>
+      (await host.api('GET', '/readyz').catch(() => undefined))?.status === 200)
     const { pid } = (await host.api('GET', '/v1/host')).body as { pid: number }
     for (const { child, ended } of all.filter((one) => one.child.exitCode !== null)) {
       assert.notEqual(child.exitCode, 0)

@@ -238,3 +238,24 @@ test('a second host on the same state is refused with the number of the first', 
   assert.match(stderr, /HOST_RUNNING/)
   assert.match(stderr, new RegExp(`process ${host.running.child.pid}\\b|process \\d+`))
 })
+
+test('guests that never rest have what their terms and pools say, and no more', async () => {
+  await host.ok(['apply', '-f', manifest(`project: terms
+pools: { batch: { cpu-limit: 20% } }
+cells:
+  held: { program: "@/spin.wasm", pool: batch }
+  also: { program: "@/spin.wasm", cpu-limit: 10% }
+`)])
+  for (const name of ['held', 'also']) await reaches('terms', name, 'running')
+  await new Promise((resolve) => setTimeout(resolve, 4000))
+  const parts = new Map<string, number>()
+  for (const name of ['held', 'also']) {
+    const { body } = await host.api('GET', `/v1/projects/terms/guests/${name}/stats`)
+    const { runningNs, ageNs } = body as { runningNs: number; ageNs: number }
+    parts.set(name, runningNs / ageNs)
+  }
+  // Less on a machine that is busy otherwise; a limit is never exceeded by more than what a pool's parts begin with.
+  assert.ok(parts.get('held')! < 0.26 && parts.get('held')! > 0.05, `held has ${parts.get('held')}`)
+  assert.ok(parts.get('also')! < 0.12 && parts.get('also')! > 0.02, `also has ${parts.get('also')}`)
+  await host.ok(['project', 'rm', '--force', 'terms'])
+})

@@ -75,6 +75,7 @@ async function attempt(targets: Targets, runFolder: string): Promise<Record<stri
     'open a file of another project': opened(targets.otherFile, O_RDONLY),
     'read a list of users': opened('/etc/passwd', O_RDONLY),
     'write outside': opened(targets.outside, O_RDWR | O_CREAT),
+    'write in the folder of its project': opened(`${runFolder}/../project/new`, O_RDWR | O_CREAT),
     'write in the blobs': opened(`${runFolder}/../blobs/new`, O_RDWR | O_CREAT),
     'open an Internet socket': outcome(answer(native.socket(2, 1, 0))),
     'open an IPv6 socket': outcome(answer(native.socket(10, 2, 0))),
@@ -100,7 +101,7 @@ const PASSES_ON = new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0, 1, 4, 1, 96, 0, 0
 
 /** What a cell process needs: 'done', or why it failed. */
 async function work(runFolder: string): Promise<Record<string, string>> {
-  const folder = `${runFolder}/../project`
+  const folder = `${runFolder}/../project/cache`
   const tasks: Record<string, () => unknown> = {
     'files': () => {
       mkdirSync(`${folder}/a`)

@@ -32,7 +32,7 @@ async function attempts(folder: Folder, before: readonly string[] = []): Promise
   const uid = isRoot ? uidOf(PROJECT) : undefined
   chmodSync(folder.path, 0o711)
   const [runFolder, projectFolder, blobFolder] = [folder.at('run'), folder.at('project'), folder.at('blobs')]
-  for (const path of [runFolder, projectFolder]) ownFolder(path, uid)
+  for (const path of [runFolder, projectFolder, join(projectFolder, 'cache')]) ownFolder(path, uid)
   mkdirSync(blobFolder, { mode: 0o711 })
   ownFolder(folder.at('other'), isRoot ? uidOf(PROJECT + 1) : undefined)
   const targets: Targets = { otherFile: folder.write('other/secret', 'x'), outside: folder.at('new'),
@@ -97,7 +97,7 @@ describe('the jail of a cell process', { skip }, () => {
 
   test('Landlock keeps it from files that are not its own, whoever it is', { skip: without('landlock') }, () => {
     for (const attempt of ['open a file of another project', 'read a list of users', 'write outside',
-      'write in the blobs', 'read the memory of the host']) {
+      'write in the blobs', 'write in the folder of its project', 'read the memory of the host']) {
       assert.equal(told.attempts[attempt], 'EACCES', attempt)
     }
   })

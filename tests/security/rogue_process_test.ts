@@ -5,10 +5,11 @@
 
 import assert from 'node:assert/strict'
 import { spawn, type ChildProcess } from 'node:child_process'
-import { readFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { fileURLToPath } from 'node:url'
+import * as sys from '../../src/sys/linux_files.ts'
 import { eventually, startHost, type TestHost } from '../host_support.ts'
 import type { Script } from './rogue_process.ts'
 
@@ -104,3 +105,28 @@ test("A process whose socket is a link to that of another project's doesn't take
     rogue.kill('SIGKILL')
   }
 })
+
+test('What a process has left, deeper than anybody has descriptors, does not keep its host from starting', async () => {
+  await using host = await startHost()
+  await host.kill()
+  const left = [join(host.state, 'run/.dead-7'), join(host.state, 'projects/gone')]
+  for (const folder of left) {
+    mkdirSync(folder, { recursive: true })
+    makeDeep(folder)
+  }
+  await host.restart()
+  await eventually('it is cleared away', () => !left.some((folder) => existsSync(folder)))
+})
+
+/** Folders in one another, one more than most processes may have open files. */
+function makeDeep(folder: string): void {
+  const name = Buffer.from('d')
+  let fd = sys.openat(sys.AT_FDCWD, Buffer.from(folder), sys.O_RDONLY | sys.O_DIRECTORY, 0)
+  for (let i = 0; i < 25_000; i++) {
+    sys.mkdirat(fd, name, 0o700)
+    const next = sys.openat(fd, name, sys.O_RDONLY | sys.O_DIRECTORY, 0)
+    sys.close(fd)
+    fd = next
+  }
+  sys.close(fd)
+}

@@ -23,16 +23,23 @@ export type VolumeOptions = {
 
 /** Opens the host's folder `path` as a volume. Throws CellarError VOLUME_*. */
 export function openVolume(path: string, { readOnly, resolver, quota: shared }: VolumeOptions): Directory {
-  const fd = openHostFolder(path)
+  const fd = opened(path, 0)
   const quota = shared === undefined ? undefined : quotaOf(shared)
   const names = quota === undefined ? PLAIN_NAMES : new ChargedNames(quota)
   return new Directory(fd, { readOnly, resolver: resolver ?? bestResolver(fd), names, quota })
 }
 
-/** Opens the host's folder `path`: a descriptor, which the caller closes. Throws CellarError VOLUME_*. */
+/**
+ * Opens the host's folder `path`: a descriptor, which the caller closes. A link is none: where projects have no users of
+ * their own, a process could put one in the place of its volume, for its host to follow. Throws CellarError VOLUME_*.
+ */
 export function openHostFolder(path: string): number {
+  return opened(path, sys.O_NOFOLLOW)
+}
+
+function opened(path: string, flags: number): number {
   if (!isSupported()) throw new CellarError('VOLUME_UNSUPPORTED', [path, whyUnsupported()])
-  const fd = openFolder(path)
+  const fd = openFolder(path, flags)
   if (fd === -ENOENT) throw new CellarError('VOLUME_NOT_FOUND', [path])
   if (fd === -ENOTDIR) throw new CellarError('VOLUME_NOT_A_FOLDER', [path])
   if (fd < 0) throw new CellarError('VOLUME_UNREADABLE', [path, whyUnreadable(-fd)])
@@ -40,12 +47,12 @@ export function openHostFolder(path: string): number {
 }
 
 // Not through node:fs: a worker thread of Node keeps a list of what fs.open gave it, and closes that when it ends.
-function openFolder(path: string): number {
+function openFolder(path: string, flags: number): number {
   const bytes = Buffer.from(path)
   if (bytes.length === 0) return -ENOENT
   if (bytes.includes(0)) return -EINVAL
   if (bytes.length >= PATH_BYTES_MAX) return -ENAMETOOLONG
-  return sys.openat(sys.AT_FDCWD, bytes, sys.O_RDONLY | sys.O_DIRECTORY, 0)
+  return sys.openat(sys.AT_FDCWD, bytes, sys.O_RDONLY | sys.O_DIRECTORY | flags, 0)
 }
 
 function whyUnreadable(errno: number): string {
