@@ -210,8 +210,14 @@ export const GUESTS_MAX = 200_000
 /** Descriptors in one datagram that we look at: senders of ours put one into it, others are closed. */
 export const DESCRIPTORS_PASSED_MAX = 8
 
-/** Descriptors that were sent to a cell process and that no message has named yet: the ports of many starts at once. */
-export const DESCRIPTORS_WAITING_MAX = 1024
+/**
+ * Descriptors that a cell process was sent and that no message that it has read has named yet: the ports of all of its
+ * guests if they start at once, as after a power failure, as each is taken out of the kernel's queue with the first.
+ */
+export const DESCRIPTORS_WAITING_MAX = 16_384
+
+/** Descriptors in the kernel's queue to a cell process, where it can be made so long: who sends more waits. */
+export const DESCRIPTORS_QUEUED_MAX = 1024
 
 /** Connections that a host makes for guests at one time, and those among them for one project's. */
 export const EGRESS_DIALS_MAX = 4096

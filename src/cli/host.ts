@@ -4,7 +4,7 @@
 // on), a second one ends it at once; SIGHUP takes new certificates and opens its log anew. It tells systemd when it is
 // ready, and that it lives. Elsewhere: the host (host/host.ts), its API (api/server.ts), its service (host_install.ts).
 
-import { readFileSync } from 'node:fs'
+import { readFileSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import type { Socket } from 'node:net'
 import { serve, type ApiServer, type ServeOptions } from '../api/server.ts'
@@ -25,6 +25,9 @@ import { ownVersion } from './version.ts'
 /** How long requests have to be answered once the host is to end. */
 const DRAIN_MS_MAX = 10_000
 
+/** How often it looks whether its state folder is still there. */
+const LOOK_MS = 3000
+
 type Flags = Call['flags']
 
 /** Runs a host until it is told to end: the exit status. */
@@ -33,7 +36,8 @@ export async function host({ flags }: Call): Promise<number> {
   const log = openLog(flags.log?.[0])
   const begun = Host.start({ state, version: ownVersion(), log, insecureRegistries: flags['insecure-registry'] ?? [] })
   const operator = await begun
-  const over = waitForEnd()
+  const over = Promise.race([waitForEnd(), stateGone(join(state, 'host.lock'))])
+  let isGone = false
   let api: ApiServer | undefined
   try {
     api = await serve(operator, serving(flags, join(state, 'host.sock'), log))
@@ -56,13 +60,19 @@ export async function host({ flags }: Call): Promise<number> {
     log.info('host is ready', { state, socket: api.socket, urls: api.urls, pid: process.pid })
     const signal = await over
     notifier.stopping()
+    isGone = signal === 'gone'
+    if (signal === 'gone') {
+      log.error('the state folder was removed: host and guests end', { state })
+      return 1
+    }
     log.info('host ends', { signal })
     // A second one: at once. What is committed is committed.
     process.once(signal, () => process.exit(128 + signals[signal]))
     return 0
   } finally {
     await api?.close({ graceMs: DRAIN_MS_MAX })
-    await operator.close({ endGuests: flags['end-guests'] !== undefined })
+    // Guests that no host could ever find again would hold their ports.
+    await operator.close({ endGuests: isGone || flags['end-guests'] !== undefined })
   }
 }
 
@@ -82,6 +92,16 @@ export async function recover({ flags }: Call): Promise<number> {
 async function waitForEnd(): Promise<'SIGTERM' | 'SIGINT'> {
   return await new Promise((resolve) => {
     for (const name of ['SIGTERM', 'SIGINT'] as const) process.once(name, () => resolve(name))
+  })
+}
+
+// Resolves when the file is no longer the one that it was.
+async function stateGone(path: string): Promise<'gone'> {
+  const { ino } = statSync(path)
+  return await new Promise((resolve) => {
+    setInterval(() => {
+      if (statSync(path, { throwIfNoEntry: false })?.ino !== ino) resolve('gone')
+    }, LOOK_MS).unref()
   })
 }
 

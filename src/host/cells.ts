@@ -97,8 +97,9 @@ export class Cells {
       return this.#ended({ id, run, outcome: failed(error), endedAt: Date.now() })
     }
     const console = this.#parts.consoles.add(id, launch.stdin, launch.stream)
-    const guest: Guest = { launch, console, sockets, terms: termsOf(launch.terms), held: undefined, number: undefined, signal: undefined,
-      counts: new Uint32Array(new SharedArrayBuffer(HYPERCALL_NAMES.length * 4)), startedAt: undefined, startedMs: 0, by: undefined }
+    const guest: Guest = { launch, console, sockets, terms: termsOf(launch.terms), held: undefined, number: undefined,
+      signal: undefined, counts: new Uint32Array(new SharedArrayBuffer(HYPERCALL_NAMES.length * 4)),
+      startedAt: undefined, startedMs: 0, by: undefined }
     this.#guests.set(id, guest)
     const sized = launch.volumes.filter(({ sizeBytes }) => sizeBytes !== undefined)
     // At once where nothing must be waited for, so that starts are in the order of the messages.
@@ -297,8 +298,8 @@ function closeAll(sockets: Guest['sockets']): void {
   for (const fd of sockets.flatMap(({ fds }) => fds)) if (fd !== undefined) closeFd(fd)
 }
 
-function memberOf({ launch, terms, counts }: Guest, { executable }: Held, quotas: ReadonlyMap<string, SharedArrayBuffer>,
-  net: NonNullable<Member['net']>): Member {
+function memberOf({ launch, terms, counts }: Guest, { executable }: Held,
+  quotas: ReadonlyMap<string, SharedArrayBuffer>, net: NonNullable<Member['net']>): Member {
   const { name, args, env, memoryPagesMax, volumes, calls, pool, timeoutNs, stdin } = launch
   return {
     name, executable, calls, trace: false, counts, terms, pool, timeoutNs, net,

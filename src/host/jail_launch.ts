@@ -12,7 +12,7 @@
 import { accessSync, constants, realpathSync, writeFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { ENOSYS, ENOTSUP, ERRNO_NAMES } from '../base/errno.ts'
-import { DESCRIPTORS_WAITING_MAX } from '../base/limits.ts'
+import { DESCRIPTORS_QUEUED_MAX } from '../base/limits.ts'
 import {
   CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWUTS, dropBoundingSet, forbidCoreDumps, giveUpNewPrivileges, unshare,
 } from '../sys/confine.ts'
@@ -64,7 +64,7 @@ function leave(uid: number | undefined): Wall[] {
 /** A new network namespace lets 10 datagrams wait at a Unix socket: a guest's ports come as more than that. */
 function lengthenQueues(): void {
   try {
-    writeFileSync('/proc/sys/net/unix/max_dgram_qlen', String(DESCRIPTORS_WAITING_MAX))
+    writeFileSync('/proc/sys/net/unix/max_dgram_qlen', String(DESCRIPTORS_QUEUED_MAX))
   } catch { /* Where /proc/sys is read-only, the host sends them more slowly. */ }
 }
 

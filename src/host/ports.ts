@@ -73,7 +73,8 @@ export async function shareFd(handle: ProcessHandle, fd: number): Promise<number
 }
 
 const GIVE_AGAIN_MS = 1
-const GIVE_MS_MAX = 5000
+/** A process that compiles a large module reads nothing meanwhile. */
+const GIVE_MS_MAX = 30_000
 
 function refusal(address: string, code: string): CellarError {
   if (code === 'EADDRINUSE') return new CellarError('PORT_IN_USE', [address])

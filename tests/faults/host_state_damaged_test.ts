@@ -4,7 +4,7 @@
 // backup. Guests that run meanwhile are taken on again or ended: none is left that nobody owns.
 
 import assert from 'node:assert/strict'
-import { copyFileSync, existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { copyFileSync, existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { DatabaseSync } from 'node:sqlite'
 import { test } from 'node:test'
@@ -115,5 +115,22 @@ test('of hosts that are started on one state at the same moment one runs, and th
   } finally {
     for (const { child } of all) child.kill('SIGKILL')
     await Promise.all(all.map(({ ended }) => ended))
+  }
+})
+
+test('a host whose state folder is removed ends with its guests, and says why', async () => {
+  await using host = await startHost()
+  await importProgram(host, 'nap')
+  const spec = { image: 'nap', args: ['nap', '1000000'] }
+  await host.api('POST', '/v1/projects/p/guests?wait=20s', { name: 'a', spec })
+  assert.equal(host.cellProcesses().length, 1)
+  renameSync(host.state, `${host.state}-moved`)
+  try {
+    const { status, stderr } = await host.running.ended
+    assert.equal(status, 1)
+    assert.match(stderr, /the state folder was removed/)
+    await eventually('no cell process is left', () => host.cellProcesses().length === 0)
+  } finally {
+    rmSync(`${host.state}-moved`, { recursive: true, force: true })
   }
 })
