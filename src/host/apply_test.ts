@@ -83,6 +83,7 @@ test('changedFields() sees fields that came and went', () => {
 })
 
 test('guestSpecs refuses a manifest with more copies than a host has guests, before it makes them', () => {
-  const cells = Object.fromEntries(Array.from({ length: 30_000 }, (_, i) => [`c${i}`, { image: 'app:1', copies: 10_000 }]))
+  const cells = Object.fromEntries(Array.from({ length: 30_000 },
+    (_, i) => [`c${i}`, { image: 'app:1', copies: 10_000 }]))
   assert.throws(() => guestSpecs(MANIFEST.parse({ cells })), { code: 'GUEST_UNSUPPORTED' })
 })

@@ -76,8 +76,8 @@ test('reach() says when a name leads nowhere', async () => {
 })
 
 test('inwardRule finds ranges with an address that is not public, however they are written', () => {
-  for (const rule of ['0.0.0.0/0', '127.0.0.1', '127.0.0.1:80', '8.0.0.0/5', '169.254.169.254/32:80', '[::]/0', '[::1]:80',
-    '[::ffff:127.0.0.1]', '[::ffff:7f00:1]', '[::ffff:7000:0]/100', '[fe80::1]']) {
+  for (const rule of ['0.0.0.0/0', '127.0.0.1', '127.0.0.1:80', '8.0.0.0/5', '169.254.169.254/32:80', '[::]/0',
+    '[::1]:80', '[::ffff:127.0.0.1]', '[::ffff:7f00:1]', '[::ffff:7000:0]/100', '[fe80::1]']) {
     assert.equal(inwardRule(['example.com', '1.1.1.1', rule]), rule)
   }
   assert.equal(inwardRule(['example.com', '*.example.com:443', '1.1.1.1', '8.8.8.0/24:53', '[2600::]/16']), undefined)

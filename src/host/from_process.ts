@@ -13,12 +13,14 @@ const text = z.string().max(4096)
 const words = z.string().transform((whole) => whole.slice(0, WORDS_LENGTH_MAX))
 const WORDS_LENGTH_MAX = 1024
 
+const frame = z.object({ name: words, index: z.number(), offset: z.number().optional() })
 const outcome = z.discriminatedUnion('kind', [
   z.object({ kind: z.literal('exit'), code: z.number() }),
   z.object({ kind: z.literal('signal'), signal: z.int().min(0).max(255) }),
   z.object({ kind: z.literal('trap'), reason: words,
-    frames: z.array(z.object({ name: words, index: z.number(), offset: z.number().optional() })).max(TRAP_FRAMES_MAX) }),
-  z.object({ kind: z.literal('failed'), code: text, values: z.array(z.union([words, z.number(), z.boolean()])).max(16) }),
+    frames: z.array(frame).max(TRAP_FRAMES_MAX) }),
+  z.object({ kind: z.literal('failed'), code: text,
+    values: z.array(z.union([words, z.number(), z.boolean()])).max(16) }),
 ])
 const usage = z.object({
   startNs: z.number(), cpuNs: z.number(), wallNs: z.number(), memoryBytes: count, waits: count, preemptions: count,

@@ -105,7 +105,10 @@ export class Lifecycle {
     if (this.#isGone(guest)) return
     if (phase === 'stopping' && guest.handle === undefined) return this.ended(endOf(guest, STOPPED))
     const volumes = guest.volumes = volumesOf(guest.row)
+    const mine = ++guest.launches
     const isOver = (handle: ProcessHandle): boolean => {
+      // `hello` has launched it anew: the guest is that one's.
+      if (guest.launches !== mine) return true
       if (guest.row.run === run && guest.row.phase === 'starting' && !this.#isGone(guest)) return false
       // Stopped, or lost, meanwhile.
       if (guest.handle === undefined) processes.leave(handle, id, volumes)
@@ -130,7 +133,8 @@ export class Lifecycle {
       if (!(error instanceof CellarError)) this.#parts.log.error('cannot launch', { guest: id, why: String(error) })
       const outcome = error instanceof CellarError ? { kind: 'failed' as const, code: error.code, values: error.values }
         : { kind: 'failed' as const, code: 'PROCESS_LOST', values: [project, (error as Error).message] }
-      if (guest.row.run === run && !this.#isGone(guest)) this.ended(endOf(guest, { outcome }))
+      const isOurs = guest.launches === mine && guest.row.run === run && !this.#isGone(guest)
+      if (isOurs) this.ended(endOf(guest, { outcome }))
     }
   }
 

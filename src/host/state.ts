@@ -26,6 +26,8 @@ export class Guest {
   startedMs: number | undefined
   retryAt: number | undefined
   retry: NodeJS.Timeout | undefined
+  /** Counts its launches: one in whose place there is another comes to nothing. */
+  launches = 0
   /** It is being removed: nobody may start or change it any more. */
   removal: Promise<void> | undefined
   /** Of changes of its health that are committed: its process tells of them. */

@@ -143,7 +143,7 @@ test('a port that was opened for a launch that failed is free again', async () =
   // A file can't be a folder as well: that shows after the port was opened.
   await must(create('fails', 'a', { ...spec, files: { '/etc': { a: 'text', 'a/b': 'text' } } }))
   await reaches('fails', 'a', 'failed')
-  assert.equal(await connects(port!), false)
+  await eventually('nobody listens there', async () => !await connects(port!))
   await must(create('fails', 'b', spec))
   await reaches('fails', 'b', 'running')
   assert.equal(await connects(port!), true)
@@ -234,4 +234,27 @@ test('guests that were being made when the host was killed go on, and none is ma
   const last = await must(host.api('GET', at('made', 'guests'))) as { items: Guest[] }
   assert.deepEqual(last.items.filter(({ phase }) => phase !== 'running').map(({ exit }) => exit), [])
   await removed('made')
+})
+
+test('guests that all start at once, as after a crash, get their ports', async () => {
+  const names = Array.from({ length: 1500 }, (_, i) => `g${i}`)
+  const spec = { image: 'echo', ports: ['0:80'] }
+  const rest = [...names]
+  await Promise.all(Array.from({ length: 50 }, async () => {
+    for (let name = rest.pop(); name !== undefined; name = rest.pop()) await must(create('storm', name, spec))
+  }))
+  const all = async (): Promise<(Guest & { restarts: number })[]> =>
+    (await must(host.api('GET', at('storm', 'guests'))) as { items: (Guest & { restarts: number })[] }).items
+  const first = await eventually('all run', async () => {
+    const items = await all()
+    return items.every(({ phase }) => phase === 'running') && items
+  })
+  const { processes } = await must(host.api('GET', '/v1/host')) as { processes: { id: number; pid: number }[] }
+  for (const { id, pid } of processes) if (id === first[0]!.process) process.kill(pid, 'SIGKILL')
+  const again = await eventually('all run again', async () => {
+    const items = await all()
+    return items.every(({ phase, restarts }) => phase === 'running' && restarts > 0) && items
+  })
+  assert.deepEqual(new Set(again.map(({ restarts }) => restarts)), new Set([1]))
+  await removed('storm')
 })

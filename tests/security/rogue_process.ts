@@ -12,12 +12,12 @@ import { FrameDecoder, messageFrame } from '../../src/host/frames.ts'
 export type Script = {
   readonly runFolder: string
   /** Said first, and a moment later. */
-  readonly hello: unknown; readonly then: readonly unknown[]
+  readonly hello: unknown; readonly later: readonly unknown[]
   /** Where its socket leads, if it is to be a link. */
   readonly linkTo?: string
 }
 
-const { runFolder, hello, then, linkTo } = JSON.parse(process.argv[2]!) as Script
+const { runFolder, hello, later, linkTo } = JSON.parse(process.argv[2]!) as Script
 const path = join(runFolder, 'c')
 rmSync(path, { force: true })
 if (linkTo !== undefined) symlinkSync(linkTo, path)
@@ -30,7 +30,7 @@ const server = createServer((socket) => {
     }
   })
   socket.write(messageFrame(hello))
-  setTimeout(() => { for (const message of then) socket.write(messageFrame(message)) }, 300)
+  setTimeout(() => { for (const message of later) socket.write(messageFrame(message)) }, 300)
 })
 if (linkTo === undefined) server.listen(path)
 else setInterval(() => {}, 1000)

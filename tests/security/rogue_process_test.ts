@@ -62,14 +62,15 @@ test('A process that says it has the guest of another project, and that it ended
   const { rogue, told } = await takeOver(host, bad, {
     hello: { hello: 1, process: bad.process, project: 'bad', pid: 1,
       guests: [{ id, run: 1, startedAt: 1, healthy: false }], ends: [] },
-    then: [{ health: id, run: 1, healthy: false, why: 'lies' }, { started: id, run: 1, startedAt: 1 }, { ended: end },
+    later: [{ health: id, run: 1, healthy: false, why: 'lies' }, { started: id, run: 1, startedAt: 1 }, { ended: end },
       { dial: 77, id, name: 'one', port: 1 }],
   })
   try {
     await eventually('the host has heard all', () => told.some((line) => line.includes('"dialled":77')))
     assert.ok(told.some((line) => line.includes(`"stop":"${id}"`)), told.join('\n'))
     const after = await guestOf(host, 'victim')
-    assert.deepEqual([after.phase, after.restarts, after.process, after.healthy], ['running', 0, victim.process, undefined])
+    assert.deepEqual([after.phase, after.restarts, after.process, after.healthy],
+      ['running', 0, victim.process, undefined])
     const { body } = await host.api('GET', '/v1/events?follow=false&project=victim')
     assert.ok(!JSON.stringify(body).includes('guest.ended'), JSON.stringify(body))
   } finally {
@@ -80,7 +81,7 @@ test('A process that says it has the guest of another project, and that it ended
 test('A process that says it is another one is ended as the one it is, when its project goes', async () => {
   const { host, bad } = await twoProjects()
   await using _ = host
-  const { rogue, told } = await takeOver(host, bad, { then: [],
+  const { rogue, told } = await takeOver(host, bad, { later: [],
     hello: { hello: 1, process: bad.process, project: 'bad', pid: 1, guests: [], ends: [] } })
   try {
     await eventually('the host has said hello', () => told.length > 1)
@@ -94,7 +95,7 @@ test('A process that says it is another one is ended as the one it is, when its 
 test("A process whose socket is a link to that of another project's doesn't take the host there", async () => {
   const { host, victim, bad } = await twoProjects()
   await using _ = host
-  const { rogue } = await takeOver(host, bad, { then: [], hello: {},
+  const { rogue } = await takeOver(host, bad, { later: [], hello: {},
     linkTo: join(host.state, 'run', String(victim.process), 'c') })
   try {
     const after = await guestOf(host, 'victim')

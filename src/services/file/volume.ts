@@ -30,8 +30,9 @@ export function openVolume(path: string, { readOnly, resolver, quota: shared }: 
 }
 
 /**
- * Opens the host's folder `path`: a descriptor, which the caller closes. A link is none: where projects have no users of
- * their own, a process could put one in the place of its volume, for its host to follow. Throws CellarError VOLUME_*.
+ * Opens the host's folder `path`: a descriptor, which the caller closes. A link is none: where projects have no users
+ * of their own, a process could put one in the place of its volume, for its host to follow. Throws CellarError
+ * VOLUME_*.
  */
 export function openHostFolder(path: string): number {
   return opened(path, sys.O_NOFOLLOW)
