@@ -19,7 +19,6 @@ const ONE = `${GUESTS}/{guest}`
 /** Phases in which a start is over, one way or the other; and a life. */
 const BEGUN: readonly Phase[] = ['running', 'backing-off', 'exited', 'failed', 'stopped']
 const ENDED: readonly Phase[] = ['exited', 'failed', 'stopped']
-const ALIVE: readonly Phase[] = ['starting', 'running', 'stopping', 'backing-off']
 const WAIT_DEFAULT_MS = 30_000
 export const SESSION_PROTOCOL = 'v1.session.cellar'
 
@@ -100,10 +99,7 @@ const lives: Route[] = [
     scope: 'write', query: waited, answer: { status: 200, what: 'The guest', schema: GUEST },
     errors: ['NOT_FOUND', 'HOST_DRAINING'],
     handle: async (ask) => {
-      const { operator, actor } = ask
-      const { project, name, phase } = operator.guest(...address(ask))
-      if (ALIVE.includes(phase)) await operator.stopGuest(project, name, signals.SIGTERM, actor)
-      return answered(ok, await begun(ask, await operator.startGuest(project, name, actor)))
+      return answered(ok, await begun(ask, await ask.operator.restartGuest(...address(ask), ask.actor)))
     },
   }),
   route({

@@ -165,6 +165,10 @@ export class FakeOperator implements Operator {
     if (found.phase === 'running' && !force) throw new CellarError('GUEST_RUNNING', [name])
     this.#of(project).guests.delete(found.name)
   }
+  async restartGuest(project: string, name: string): Promise<GuestView> {
+    return await this.startGuest(project, name)
+  }
+
   async startGuest(project: string, name: string): Promise<GuestView> {
     return this.#become(this.guest(project, name), { phase: 'running', desired: 'running' })
   }

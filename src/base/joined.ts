@@ -63,7 +63,8 @@ function checkImports(codes: ReadonlyMap<string, string>): void {
     for (const [, names, from] of code.matchAll(IMPORTED)) {
       const missing = names!.split(',').map((name) => name.split(':', 1)[0]!.trim())
         .find((name) => name !== '' && given.get(from!)?.has(name) === false)
-      if (missing !== undefined) throw new Error(`Cannot join ${path}: it imports ${missing}, which ${from} doesn't give`)
+      if (missing === undefined) continue
+      throw new Error(`Cannot join ${path}: it imports ${missing}, which ${from} doesn't give`)
     }
   }
 }

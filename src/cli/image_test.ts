@@ -129,6 +129,7 @@ test('a name that an imported module does not give is refused when modules are j
   withSources((folder, entry) => {
     writeFileSync(join(folder, 'numbers.ts'), `export const first = 1, ${'half'} = 2\n`)
     writeFileSync(entry, `import { half } from './numbers.ts'\nprocess.stdout.write(String(half))\n`)
-    assert.throws(() => joinModules(entry, join(folder, 'seldom.cjs')), /imports half, which .*numbers\.ts doesn't give/)
+    assert.throws(() => joinModules(entry, join(folder, 'seldom.cjs')),
+      /imports half, which .*numbers\.ts doesn't give/)
   })
 })

@@ -114,6 +114,13 @@ export class GuestActions {
     return guest.view()
   }
 
+  /** Ends it, if it runs, and starts it anew. */
+  async restart(guest: Guest): Promise<GuestView> {
+    if (guest.row.desired !== 'running') this.#check({ ...guest.row, desired: 'running' }, guest)
+    await this.#parts.lifecycle.restart(guest)
+    return guest.view()
+  }
+
   async stop(guest: Guest, signal: number): Promise<GuestView> {
     await this.#parts.lifecycle.stop(guest, signal)
     await guest.reaches(ENDED, STOP_MS_MAX)

@@ -32,6 +32,7 @@ import { canSeparate } from './reachable.ts'
 import { Secrets } from './secrets.ts'
 import { attach, exec, logsOf } from './sessions.ts'
 import { ACTIVE, keyOf, State } from './state.ts'
+import { parsePort, type GuestSpec } from './spec.ts'
 import { Store } from './store.ts'
 import { Tokens } from './tokens.ts'
 import { VolumeActions } from './volume_actions.ts'
@@ -245,18 +246,20 @@ export class Host implements Operator {
       .map((guest) => guest.view())
   guest = (project: string, name: string): ReturnType<Operator['guest']> => this.#state.guest(project, name).view()
   createGuest: Operator['createGuest'] = (project, name, spec, start, by) => this.#starting(async () => {
-    checkEgress(spec.egress, [], by)
+    checkLimited(spec, undefined, by)
     return (await this.#guests.create(project, name, spec, start)).view()
   })
   replaceGuest: Operator['replaceGuest'] = (project, name, spec, generation, by) => this.#starting(async () => {
     const guest = this.#state.guest(project, name)
-    checkEgress(spec.egress, guest.row.spec.egress, by)
+    checkLimited(spec, guest.row.spec, by)
     return (await this.#guests.replace(guest, spec, generation)).view()
   })
   removeGuest: Operator['removeGuest'] = async (project, name, force) =>
     await this.#guests.remove(this.#state.guest(project, name), force)
   startGuest: Operator['startGuest'] = (project, name) =>
     this.#starting(() => this.#guests.start(this.#state.guest(project, name)))
+  restartGuest: Operator['restartGuest'] = (project, name) =>
+    this.#starting(() => this.#guests.restart(this.#state.guest(project, name)))
   stopGuest: Operator['stopGuest'] = async (project, name, signal) =>
     await this.#guests.stop(this.#state.guest(project, name), signal)
 
@@ -325,8 +328,9 @@ export class Host implements Operator {
     this.#starting(() => this.#volumes.write(project, name, path, archive))
 
   apply: Operator['apply'] = (project, manifest, options, by) => this.#starting(async () => {
-    const known = this.#state.ofProject(project).flatMap(({ row }) => row.spec.egress)
-    for (const { egress } of Object.values(manifest.cells)) checkEgress(egress, known, by)
+    const specs = this.#state.ofProject(project).map(({ row }) => row.spec)
+    const known = { egress: specs.flatMap(({ egress }) => egress), ports: specs.flatMap(({ ports }) => ports) }
+    for (const cell of Object.values(manifest.cells)) checkLimited(cell, known, by)
     return await this.#guests.apply(project, manifest, options, by)
   })
 
@@ -417,13 +421,22 @@ function checkFolder(reference: string, { name, scope }: Actor): void {
   throw new CellarError('FORBIDDEN', [name, 'use folders of the host'])
 }
 
-// Who is limited to a project reaches by its guests what the host reaches of the world, not of its own network: unless
-// somebody who isn't has given that to the project.
-function checkEgress(rules: readonly string[], given: readonly string[], { name, project }: Actor): void {
+type Reach = Pick<GuestSpec, 'egress' | 'ports'>
+
+// Who is limited to a project reaches by its guests what the host reaches of the world, not of its own network, and
+// publishes no port that is the administrator's: unless somebody who isn't limited has given that to the project.
+function checkLimited({ egress, ports }: Reach, given: Reach | undefined, { name, project }: Actor): void {
   if (project === undefined) return
-  const inward = inwardRule(rules.filter((rule) => !given.includes(rule)))
+  const inward = inwardRule(egress.filter((rule) => given?.egress.includes(rule) !== true))
   if (inward !== undefined) throw new CellarError('FORBIDDEN', [name, `open "${inward}": it is not all public`])
+  const low = ports.find((text) => {
+    const { port = 0 } = parsePort(text) ?? {}
+    return port !== 0 && port < PORT_FREE_MIN && given?.ports.includes(text) !== true
+  })
+  if (low !== undefined) throw new CellarError('FORBIDDEN', [name, `publish "${low}": ports below 1024 are reserved`])
 }
+
+const PORT_FREE_MIN = 1024
 
 function entriesOf(folder: string): string[] {
   try {

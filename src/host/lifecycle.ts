@@ -251,15 +251,16 @@ export class Lifecycle {
     // Who asked for it may be gone, or it ended by itself while it was asked to.
     const wanted = row.phase === 'stopping' || end.by === 'stop'
     const exit = exitOf(wanted && end.outcome.kind !== 'exit' ? { ...end, by: 'stop' } : end)
-    const restartsNow = wanted && row.desired === 'running'
-    const then = restartsNow ? { phase: 'backing-off' as const, pauseMs: 0 }
+    const then = wanted && row.desired === 'running' ? { phase: 'starting' as const }
       : next({ ...end, ...(wanted ? { by: 'stop' as const } : {}) }, row.spec.restart, guest.failures, ranMs)
     guest.failures = wanted ? 0 : failuresAfter(guest.failures, ranMs)
     if (guest.handle !== undefined) processes.leave(guest.handle, row.id, guest.volumes)
     guest.handle = undefined
     guest.startedMs = undefined
+    const again = then.phase === 'starting' || then.phase === 'backing-off'
+    const run = row.run + (then.phase === 'starting' ? 1 : 0)
     state.setRow(guest, { ...row, phase: then.phase, healthy: null, process: null, ports: [], endedAt: end.endedAt,
-      desired: then.phase === 'backing-off' ? 'running' : 'stopped',
+      desired: again ? 'running' : 'stopped', run,
       exit: { ...exit, outcome: end.outcome, usage: end.usage } })
     guest.changed()
     const data = { ...exit, run: end.run, next: then.phase }
@@ -267,6 +268,7 @@ export class Lifecycle {
       () => {
         acknowledge()
         if (then.phase === 'backing-off') this.#retryIn(guest, then.pauseMs)
+        else if (then.phase === 'starting' && guest.row.run === run && !this.#isClosed) void this.launch(guest)
       })
   }
 

@@ -135,6 +135,8 @@ export interface Operator {
   Promise<GuestView>
   removeGuest(project: string, name: string, force: boolean, by: Actor): Promise<void>
   startGuest(project: string, name: string, by: Actor): Promise<GuestView>
+  /** Ends it, if it runs, and starts it anew: one change, so that nobody takes its place meanwhile. */
+  restartGuest(project: string, name: string, by: Actor): Promise<GuestView>
   /** Resolves when it has ended. `signal`: SIGTERM for stop, SIGKILL for kill. */
   stopGuest(project: string, name: string, signal: number, by: Actor): Promise<GuestView>
   /** Resolves when it is in one of these phases, or after `timeoutMs`. */

@@ -8,12 +8,13 @@
 
 import { spawn } from 'node:child_process'
 import {
-  chownSync, closeSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync,
+  chownSync, closeSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, rmSync, statSync, truncateSync,
+  writeFileSync,
 } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { CellarError } from '../base/errors.ts'
-import { CELLS_PER_PROCESS_MAX, QUANTUM_NS_DEFAULT } from '../base/limits.ts'
+import { CELLS_PER_PROCESS_MAX, LOG_FILE_BYTES_MAX, QUANTUM_NS_DEFAULT } from '../base/limits.ts'
 import type { Log } from '../base/log.ts'
 import { stateError } from './database.ts'
 import { Allowance } from './allowance.ts'
@@ -41,6 +42,9 @@ const SAYINGS_MS = 60_000
 
 /** A project whose process could not be started is left alone for so long. */
 const FAILED_MS = 1000
+
+/** How often what processes write to stderr is looked at. */
+const LOOK_MS = 5000
 
 /** A cell process, as the host has it. */
 export type ProcessHandle = {
@@ -81,12 +85,14 @@ export class Processes {
   readonly #starting = new Map<string, Promise<ProcessHandle>>()
   readonly #parts: Parts
   #codeFolder: string | undefined
+  readonly #looking: NodeJS.Timeout
   #isClosed = false
 
   constructor(parts: Parts) {
     this.#parts = parts
     const { paths, log } = parts
     mkdirSync(paths.runs, { recursive: true, mode: 0o711 })
+    this.#looking = setInterval(() => this.#boundLogs(), LOOK_MS).unref()
     try {
       writeProcessCode(paths.code)
       this.#codeFolder = paths.code
@@ -155,9 +161,20 @@ export class Processes {
   /** Ends the connections. The processes go on. */
   close(): void {
     this.#isClosed = true
+    clearInterval(this.#looking)
     for (const { link, idle } of this.all.values()) {
       clearTimeout(idle)
       link?.close()
+    }
+  }
+
+  // What a process writes to stderr is little, unless a guest has taken it over: its file begins anew then. It writes
+  // at the end, wherever that is.
+  #boundLogs(): void {
+    for (const id of this.all.keys()) {
+      const path = this.#parts.paths.processLog(id)
+      const size = statSync(path, { throwIfNoEntry: false })?.size ?? 0
+      if (size > LOG_FILE_BYTES_MAX) truncateSync(path)
     }
   }
 

@@ -1,7 +1,7 @@
 // tests/functional/host_test.ts: a host as its operators use it: guests, what they use, and what stays when it goes.
 
 import assert from 'node:assert/strict'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { appendFileSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { createServer, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -258,4 +258,23 @@ cells:
   assert.ok(parts.get('held')! < 0.26 && parts.get('held')! > 0.05, `held has ${parts.get('held')}`)
   assert.ok(parts.get('also')! < 0.12 && parts.get('also')! > 0.02, `also has ${parts.get('also')}`)
   await host.ok(['project', 'rm', '--force', 'terms'])
+})
+
+test('restart ends a guest and starts it anew, and is no failure', async () => {
+  await host.ok(['run', '-d', '--name', 'again', guest('nap'), '10000000'])
+  const first = await reaches('default', 'again', 'running')
+  await host.ok(['restart', 'again'])
+  const second = await reaches('default', 'again', 'running')
+  assert.ok(second.startedAt! > first.startedAt!)
+  assert.deepEqual([second.restarts, second.exit!.reason], [0, 'stopped'])
+  await host.ok(['rm', '--force', 'again'])
+})
+
+test('what a cell process writes to stderr does not fill the disk', async () => {
+  await host.ok(['run', '-d', '-P', 'loud', '--name', 'a', guest('nap'), '10000000'])
+  const { process: number } = await reaches('loud', 'a', 'running')
+  const path = join(host.state, `log/process-${number}.log`)
+  appendFileSync(path, Buffer.alloc(11 * 1024 * 1024))
+  await eventually('its file begins anew', () => statSync(path).size === 0)
+  await host.ok(['project', 'rm', '--force', 'loud'])
 })

@@ -68,6 +68,11 @@ test("a token for one project does not open the host's own network to its guests
   assert.equal((await limited('PUT', `${MINE}/guests/given`, { spec })).status, 200)
 })
 
+test('a token for one project does not publish the ports of the administrator', async () => {
+  const answer = await limited('POST', `${MINE}/guests`, { spec: { ...GUEST, ports: ['0.0.0.0:443:80'] } })
+  assert.equal(codeOf(answer), 'FORBIDDEN')
+})
+
 test('a token for one project does not use folders of the host as images', async () => {
   for (const path of ['/v1/images/pull', '/v1/images/push', '/v1/images/tag']) {
     assert.equal((await limited('POST', path, { reference: 'oci:/etc', to: 'oci:/tmp/x', name: 'x' })).status, 403)
