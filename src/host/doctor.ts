@@ -136,7 +136,8 @@ function stateFolder(state: string, folder: string): Finding[] {
   }
   const clone = tryClone(own)
   return [local, finding('clones', 'wanted', clone === undefined,
-    clone === undefined ? 'volumes are cloned at once, and share their blocks' : `volumes are copied (${clone})`,
+    clone === undefined ? 'volumes are cloned at once, and share their blocks'
+      : `clones of volumes share whole files until one is written, and are copies while guests use them (${clone})`,
     'Keep the state on Btrfs, or on XFS with reflink=1')]
 }
 
