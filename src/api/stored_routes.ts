@@ -26,7 +26,8 @@ const at = (ask: Ask<unknown, unknown>, kind: string): [project: string, name: s
 
 /** GET of all and of one, and DELETE, of a kind that a project has. */
 function common<V extends Named>(kind: 'pool' | 'network' | 'secret' | 'volume', schema: z.ZodType<V>,
-  list: (ask: Ask<unknown, unknown>, project: string) => readonly V[]): Route[] {
+  list: (ask: Ask<unknown, unknown>, project: string) => readonly V[],
+  one?: (ask: Ask<unknown, unknown>, project: string, name: string) => Promise<V>): Route[] {
   const [plural, title] = [`${kind}s`, kind.charAt(0).toUpperCase() + kind.slice(1)]
   return [
     route({
@@ -38,8 +39,9 @@ function common<V extends Named>(kind: 'pool' | 'network' | 'secret' | 'volume',
     route({
       method: 'GET', path: `${PROJECT}/${plural}/{${kind}}`, name: `get${title}`, summary: `A ${kind}`, scope: 'read',
       answer: { status: 200, what: `The ${kind}`, schema }, errors: ['NOT_FOUND'],
-      handle: (ask) => {
+      handle: async (ask) => {
         const [project, name] = at(ask, kind)
+        if (one !== undefined) return ok(await one(ask, project, name))
         const found = list(ask, project).find((one) => one.name === name)
         if (found === undefined) throw new CellarError('NOT_FOUND', [kind, name])
         return ok(found)
@@ -96,7 +98,8 @@ const filesAt = z.strictObject({
 })
 
 const volumes: Route[] = [
-  ...common('volume', VOLUME, ({ operator }, project) => operator.volumes(project)),
+  ...common('volume', VOLUME, ({ operator }, project) => operator.volumes(project),
+    ({ operator }, project, name) => operator.volume(project, name)),
   route({
     method: 'POST', path: VOLUMES, name: 'createVolume', summary: 'Create a volume', scope: 'write',
     body: json(z.strictObject({ name: NAME, spec: VOLUME_SPEC.prefault({}) })),

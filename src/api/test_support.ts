@@ -222,6 +222,9 @@ export class FakeOperator implements Operator {
   }
   async removeSecret(project: string, name: string): Promise<void> { remove('secret', this.#of(project).secrets, name) }
   volumes(project: string): VolumeView[] { return [...this.#of(project).volumes.values()] }
+  async volume(project: string, name: string): Promise<VolumeView> {
+    return { ...this.#volume(project, name), usedBytes: 0 }
+  }
   async createVolume(project: string, name: string, spec: { size: string }): Promise<VolumeView> {
     const { volumes } = this.#of(project, true)
     if (volumes.has(name)) throw new CellarError('EXISTS', ['volume', name])

@@ -12,6 +12,7 @@ import { printable } from '../base/printable.ts'
 import { TarError, TarReader } from '../image/tar_reader.ts'
 import type { Client } from './client.ts'
 import type { Call } from './commands.ts'
+import { print } from './print.ts'
 import { archiveOf } from './tar_writer.ts'
 
 const TAR = 'application/x-tar'
@@ -50,8 +51,8 @@ async function copyIn(host: Client, source: string, { volume, path, isFolder }: 
 async function copyOut(host: Client, { volume, path }: InVolume, target: string): Promise<void> {
   const answer = await host.open('GET', host.path('volumes', volume, 'files'), { query: { path }, accept: TAR })
   try {
-    if (target === '-') return await pipeline(answer, process.stdout, { end: false })
-    await unpack(new TarReader(answer), posix.basename(path), target)
+    if (target !== '-') return await unpack(new TarReader(answer), posix.basename(path), target)
+    for await (const chunk of answer) print(chunk as Uint8Array)
   } catch (cause) {
     const isCut = (cause as NodeJS.ErrnoException).code === 'ECONNRESET'
     if (!isCut && !(cause instanceof TarError)) throw cause

@@ -61,7 +61,7 @@ export const HOST_COMMAND_FLAGS = {
 const DETACHED_FLAGS = {
   detach: { short: 'd', help: 'Run it on a host, which keeps it running, and print its name; PROGRAM may be an image' },
   restart: { value: 'WHEN', choices: ['no', 'on-failure', 'always'],
-    help: 'When the host starts it again after its end (default: on-failure)' },
+    help: 'When the host starts it again after its end: no, on-failure or always (default: on-failure)' },
   publish: { short: 'p', value: '[ADDRESS:]PORT:GUESTPORT', many: true,
     help: 'Publish a port of it on the host (default address: 127.0.0.1)' },
   expose: { value: 'PORT', many: true, help: 'A port that only guests of its networks reach' },

@@ -8,9 +8,9 @@ import { signals } from '../base/signals.ts'
 /** How long to leave a stdout alone that somebody made non-blocking and that is full. */
 const RETRY_MS = 2
 
-/** Writes all of `text`. Throws CellarError; a reader that is gone ends the process as SIGPIPE would. */
-export function print(text: string): void {
-  let bytes = Buffer.from(text)
+/** Writes all of `what`. Throws CellarError; a reader that is gone ends the process as SIGPIPE would. */
+export function print(what: string | Uint8Array): void {
+  let bytes: Uint8Array = typeof what === 'string' ? Buffer.from(what) : what
   while (bytes.length > 0) {
     try {
       bytes = bytes.subarray(writeSync(1, bytes))
@@ -20,6 +20,16 @@ export function print(text: string): void {
       if (errno !== EAGAIN) throw new CellarError('OUTPUT_FAILED', [(cause as Error).message], { cause })
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, RETRY_MS)
     }
+  }
+}
+
+/** What is written to stdout and stderr as streams: a reader that is gone ends the process, as with print. */
+export function endWithReaders(): void {
+  for (const to of [process.stdout, process.stderr]) {
+    to.on('error', (cause) => {
+      if (errnoOf(cause) === EPIPE) process.exit(128 + signals.SIGPIPE)
+      throw cause
+    })
   }
 }
 

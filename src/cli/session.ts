@@ -10,6 +10,7 @@ import type { Problem } from '../host/operator.ts'
 import type { Client, Query } from './client.ts'
 import type { Call } from './commands.ts'
 import { onInterrupt } from './output.ts'
+import { endWithReaders } from './print.ts'
 import { ToldError } from './told.ts'
 
 const PROTOCOL = 'v1.session.cellar'
@@ -46,6 +47,7 @@ type Control = { readonly exit?: number; readonly error?: Problem }
 
 /** Carries the streams until the session's end: the status, if there is one. */
 async function session(host: Client, path: string, query: Query, withInput: boolean): Promise<number | undefined> {
+  endWithReaders()
   const { url, options } = host.socket(path, query)
   const socket = new WebSocket(url, PROTOCOL, { ...options, perMessageDeflate: false })
   const { promise, resolve, reject } = Promise.withResolvers<number | undefined>()

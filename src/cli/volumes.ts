@@ -16,7 +16,6 @@ export async function listVolumes(call: Call): Promise<number> {
     columns: [
       { head: 'NAME', of: ({ name }) => name },
       { head: 'SIZE', of: ({ sizeBytes }) => formatSize(sizeBytes), number: true },
-      { head: 'USED', of: ({ usedBytes }) => usedBytes === undefined ? '-' : formatSize(usedBytes), number: true },
       { head: 'GUESTS', of: ({ guests }) => guests.join(', ') || '-' },
       { head: 'CREATED', of: ({ createdAt }) => ago(createdAt) },
       { head: 'CLONED FROM', of: ({ clonedFrom }) => clonedFrom ?? '', wide: true },

@@ -263,7 +263,9 @@ export class Cells {
       if (!(error instanceof Error && 'syscall' in error)) throw error
       error = new CellarError('PROCESS_LOST', [this.#parts.project, error.message])
     }
-    this.#leave(guest, CANNOT_START, { outcome: failed(error as CellarError) })
+    const { code } = error as CellarError
+    const values = this.#parts.modules.valuesFor(error as CellarError, guest.launch.name)
+    this.#leave(guest, CANNOT_START, { outcome: { kind: 'failed', code, values } })
   }
 
   #leave(guest: Guest, status: number, end: Pick<GuestEnd, 'outcome' | 'usage' | 'by'>): void {

@@ -317,6 +317,7 @@ export class Host implements Operator {
     this.#projects.project(project)
     return this.#volumes.list(project)
   }
+  volume: Operator['volume'] = (project, name) => this.#volumes.one(project, name)
   createVolume: Operator['createVolume'] = (project, name, spec, by) =>
     this.#starting(() => this.#volumes.create(project, name, spec, by))
   resizeVolume: Operator['resizeVolume'] = (project, name, sizeBytes) => this.#volumes.resize(project, name, sizeBytes)

@@ -3,7 +3,7 @@
 // A guest holds what it runs. What nobody holds stays for the next start, MODULES_IDLE_MAX of them, the last used ones;
 // translations of what was let go are on disk (translation_cache.ts).
 
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
 import { CellarError } from '../base/errors.ts'
 import { MODULES_IDLE_MAX } from '../base/limits.ts'
 import type { Executable } from '../cell/executable.ts'
@@ -53,6 +53,12 @@ export class Modules {
     const [oldest] = this.#idle.values()
     this.#idle.delete(oldest!.key)
     this.#forget(oldest!.executable)
+  }
+
+  /** What an error was made of, with `name` in place of the path of a blob: where those lie is our own affair. */
+  valuesFor({ values }: CellarError, name: string): readonly unknown[] {
+    const folder = join(this.#blobFolder, 'sha256')
+    return values.map((value) => typeof value === 'string' && dirname(value) === folder ? name : value)
   }
 
   #pathOf(digest: string): string {

@@ -159,6 +159,8 @@ export interface Operator {
   putSecret(project: string, name: string, value: Uint8Array, by: Actor): Promise<SecretView>
   removeSecret(project: string, name: string, by: Actor): Promise<void>
   volumes(project: string): VolumeView[]
+  /** With what it holds, which is counted now. Throws NOT_FOUND. */
+  volume(project: string, name: string): Promise<VolumeView>
   createVolume(project: string, name: string, spec: VolumeSpec, by: Actor): Promise<VolumeView>
   resizeVolume(project: string, name: string, sizeBytes: number, by: Actor): Promise<VolumeView>
   cloneVolume(project: string, name: string, to: string, by: Actor): Promise<OperationView>

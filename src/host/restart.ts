@@ -28,6 +28,7 @@ export function next(end: Pick<GuestEnd, 'outcome' | 'by'>, policy: GuestSpec['r
   ranMs: number): Next {
   if (end.by === 'stop') return { phase: 'stopped' }
   const isFailure = exitOf(end).status !== 0
+  if (isHopeless(end.outcome)) return { phase: 'failed' }
   const again = policy === 'always' || (policy === 'on-failure' && isFailure && end.by !== 'timeout')
   if (!again) return { phase: isFailure ? 'failed' : 'exited' }
   const before = ranMs >= STEADY_MS ? 0 : failures
@@ -52,6 +53,12 @@ export function exitOf({ outcome, by }: Pick<GuestEnd, 'outcome' | 'by'>): Exit 
       ? { status: 128 + signals.SIGKILL, reason: `its cell process died: ${String(outcome.values[1])}` }
       : { status: 125, reason: failureText(outcome.code, outcome.values) }
   }
+}
+
+// The program can't be run, as it is and with what it is given: another try would come to the same.
+function isHopeless(outcome: GuestEnd['outcome']): boolean {
+  return outcome.kind === 'failed' && Object.hasOwn(ERRORS, outcome.code) &&
+    (ERRORS[outcome.code as ErrorCode].exit === 126 || outcome.code === 'MEMORY_BELOW_MINIMUM')
 }
 
 // A process says it: the code may be none of ours.

@@ -29,6 +29,14 @@ for (const [what, end, policy, phase] of CASES) {
   })
 }
 
+test('next() does not start again what can never run', () => {
+  for (const code of ['IMPORT_UNKNOWN', 'MODULE_UNBOUNDED', 'MEMORY_BELOW_MINIMUM']) {
+    assert.deepEqual(next({ outcome: { kind: 'failed', code, values: [] } }, 'always', 0, 0), { phase: 'failed' })
+  }
+  assert.equal(next({ outcome: { kind: 'failed', code: 'PORT_IN_USE', values: [] } }, 'on-failure', 0, 0).phase,
+    'backing-off')
+})
+
 test('next() doubles the pause with each failure in a row, up to a minute', () => {
   const pauses = Array.from({ length: 12 }, (_, failures) => {
     const then = next(FAILURE, 'on-failure', failures, 5)

@@ -4,7 +4,7 @@
 // may use it any more. A host that is killed meanwhile finishes at its next start: what was being created is removed,
 // what was being removed as well. Elsewhere: folders (volumes.ts), archives (volume_archive.ts).
 
-import type { Readable } from 'node:stream'
+import { PassThrough, pipeline, type Readable } from 'node:stream'
 import { CellarError } from '../base/errors.ts'
 import { formatSize, parseSize } from '../base/units.ts'
 import { checkName } from './guest_actions.ts'
@@ -30,6 +30,10 @@ export class VolumeActions {
   readonly #parts: Parts
   /** Volumes that are being cloned, and how often. */
   readonly #cloned = new Map<string, number>()
+  /** Volumes that archives are being unpacked into, with these. */
+  readonly #written = new Map<string, Map<Readable, Promise<void>>>()
+  /** Counts that are under way: one for each volume, however many ask. */
+  readonly #counted = new Map<string, Promise<number>>()
 
   constructor(parts: Parts) {
     this.#parts = parts
@@ -82,8 +86,8 @@ export class VolumeActions {
 
   async #clone(row: VolumeRow, name: string, { progress, signal }: Control): Promise<unknown> {
     const { project, name: to } = row
-    // Files are shared with the clone only if no guest has the volume, nor gets it meanwhile; else they are copied.
-    const inUse = this.#users(project, name).length > 0
+    // Files are shared with the clone only if nobody writes to the volume, nor will meanwhile; else they are copied.
+    const inUse = this.#users(project, name).length > 0 || this.#written.has(keyOf(project, name))
     const { heldVolumes } = this.#parts.state
     if (!inUse) count(heldVolumes, keyOf(project, name), 1)
     try {
@@ -122,6 +126,7 @@ export class VolumeActions {
     const user = this.#users(project, name)[0]
     if (user !== undefined) throw new CellarError('IN_USE', ['volume', name, user.row.name])
     if (this.#cloned.has(keyOf(project, name))) throw new CellarError('IN_USE', ['volume', name, 'a clone'])
+    if (this.#written.has(keyOf(project, name))) throw new CellarError('IN_USE', ['volume', name, 'a copy into it'])
     const next: VolumeRow = { ...row, state: 'deleting' }
     const key = keyOf(project, name)
     state.volumes.set(key, next)
@@ -145,6 +150,9 @@ export class VolumeActions {
     // First, as one that was cut short is no volume any more.
     await store.commit((tx) => tx.putVolume(next))
     state.volumes.set(keyOf(project, name), next)
+    const writes = [...this.#written.get(keyOf(project, name)) ?? []]
+    for (const [archive] of writes) archive.destroy(new CellarError('NOT_FOUND', ['volume', name]))
+    await Promise.allSettled(writes.map(([, written]) => written))
     await this.#removeFolder(next)
     await this.#giveUp(next)
   }
@@ -157,12 +165,41 @@ export class VolumeActions {
   async write(project: string, name: string, path: string, archive: Readable): Promise<void> {
     const { sizeBytes } = this.#row(project, name)
     const uid = this.#parts.state.projects.get(project)?.uid ?? undefined
-    await writeArchive(this.#folders(project).path(name), path, archive, { sizeBytes, uid })
+    const key = keyOf(project, name)
+    if (this.#parts.state.heldVolumes.has(key)) throw new CellarError('VOLUME_IN_USE', [name, 'a clone'])
+    // A client's stream may wait for the client before it ends: this one ends when it is told to.
+    const bytes = pipeline(archive, new PassThrough(), () => {})
+    const written = writeArchive(this.#folders(project).path(name), path, bytes, { sizeBytes, uid })
+    const writes = this.#written.get(key) ?? new Map<Readable, Promise<void>>()
+    this.#written.set(key, writes.set(bytes, written))
+    try {
+      await written
+    } finally {
+      writes.delete(bytes)
+      if (writes.size === 0) this.#written.delete(key)
+    }
   }
 
   view({ project, name, sizeBytes, createdAt, clonedFrom }: VolumeRow): VolumeView {
     return { project, name, sizeBytes, createdAt, guests: this.#users(project, name).map(({ row }) => row.name),
       ...(clonedFrom === null ? {} : { clonedFrom }) }
+  }
+
+  /** With what it holds. */
+  async one(project: string, name: string): Promise<VolumeView> {
+    const key = keyOf(project, name)
+    this.#row(project, name)
+    let counting = this.#counted.get(key)
+    if (counting === undefined) {
+      counting = this.#folders(project).usage(name).finally(() => this.#counted.delete(key))
+      this.#counted.set(key, counting)
+    }
+    const usedBytes = await counting.catch((error: unknown) => {
+      // Removed meanwhile, most likely.
+      this.#row(project, name)
+      throw error
+    })
+    return { ...this.view(this.#row(project, name)), usedBytes }
   }
 
   /** Volumes that may be used. */

@@ -5,7 +5,8 @@
 
 import assert from 'node:assert/strict'
 import { execFileSync } from 'node:child_process'
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
+import { request } from 'node:http'
 import { createConnection, createServer, type AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
@@ -215,6 +216,31 @@ test('a volume that is being cloned is not removed, and its clones have all of i
     assert.equal((listed.body as string).match(/f\d+\0/g)?.length, 2000)
   }
   await removed('cloned')
+})
+
+test('a volume that is being copied into shares no file with a clone, and is not removed', async () => {
+  const volume = (name: string, ...words: string[]): string => at('copied', 'volumes', name, ...words)
+  await must(host.api('POST', at('copied', 'volumes'), { name: 'v', spec: { size: '64MiB' } }))
+  const folder = join(host.state, 'copied')
+  mkdirSync(folder)
+  writeFileSync(join(folder, 'f'), 'x'.repeat(1 << 20))
+  const archive = execFileSync('tar', ['-C', folder, '-c', 'f'], { maxBuffer: 1 << 26 })
+  // Half of it comes now, and the rest when somebody has tried to remove the volume.
+  const half = archive.length / 2
+  const copied = Promise.withResolvers<number | undefined>()
+  const copy = request({ socketPath: join(host.state, 'host.sock'), method: 'PUT', path: volume('v', 'files'),
+    headers: { 'content-type': 'application/x-tar' } }, (answer) => { copied.resolve(answer.resume().statusCode) })
+  copy.on('error', copied.reject).write(archive.subarray(0, half))
+  const inside = join(host.state, 'projects/copied/volumes/v')
+  await eventually('it is being copied', () => readdirSync(inside).length > 0)
+  assert.equal((await host.api('DELETE', volume('v'))).status, 409)
+  const { id } = await must(host.api('POST', volume('v', 'clone'), { name: 'c' })) as { id: string }
+  await eventually('it is cloned', async () =>
+    (await must(host.api('GET', `/v1/operations/${id}`)) as { status: string }).status === 'done')
+  copy.end(archive.subarray(half))
+  assert.equal(await copied.promise, 204)
+  assert.equal(statSync(join(inside, 'f')).nlink, 1)
+  await removed('copied')
 })
 
 test('guests that were being made when the host was killed go on, and none is made twice', async () => {

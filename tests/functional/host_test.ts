@@ -1,10 +1,13 @@
 // tests/functional/host_test.ts: a host as its operators use it: guests, what they use, and what stays when it goes.
 
 import assert from 'node:assert/strict'
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { appendFileSync, mkdtempSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { createServer, type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { text as textOf } from 'node:stream/consumers'
 import { after, before, test } from 'node:test'
 import { eventually, startHost, type TestHost } from '../host_support.ts'
 import { guest, ROOT } from '../support.ts'
@@ -166,6 +169,8 @@ test('a volume is a folder of its guests, keeps its size, and clones share nothi
   writeFileSync(join(folder, 'words'), 'first\n')
   await host.ok(['volume', 'create', '--size', '1MiB', 'data'])
   await host.ok(['cp', join(folder, 'words'), 'data:/words'])
+  const { usedBytes } = JSON.parse(await host.ok(['volume', 'inspect', 'data'])) as { usedBytes: number }
+  assert.equal(usedBytes, 4096 + 'first\n'.length)
   await host.ok(['run', '-d', '--name', 'reader', '--restart', 'no', '-v', 'data:/data', guest('cat'), '/data/words'])
   await reaches('default', 'reader', 'exited')
   assert.match(await host.ok(['logs', 'reader']), /first/)
@@ -179,6 +184,33 @@ test('a volume is a folder of its guests, keeps its size, and clones share nothi
   assert.equal(readFileSync(join(folder, 'from-data'), 'utf8'), 'second\n')
   await host.ok(['rm', 'reader'])
   await host.ok(['volume', 'rm', 'data', 'copy'])
+})
+
+test('cp to stdout and exec end as by SIGPIPE when their reader goes', async () => {
+  writeFileSync(join(folder, 'large'), Buffer.alloc(4 * 1024 ** 2))
+  await host.ok(['volume', 'create', '--size', '8MiB', 'piped'])
+  await host.ok(['cp', join(folder, 'large'), 'piped:/large'])
+  await host.ok(['image', 'import', guest('yes'), 'yes'])
+  await host.ok(['run', '-d', '--name', 'busy', guest('spin')])
+  await reaches('default', 'busy', 'running')
+  for (const args of [['cp', 'piped:/large', '-'], ['exec', '--image', 'yes', 'busy']]) {
+    const child = spawn(join(ROOT, 'bin/cellar'), args,
+      { env: { ...process.env, CELLAR_HOST: join(host.state, 'host.sock') }, stdio: ['ignore', 'pipe', 'pipe'] })
+    const ended = once(child, 'close')
+    child.stdout.once('data', () => child.stdout.destroy())
+    const told = await textOf(child.stderr)
+    assert.deepEqual([(await ended)[0], told], [128 + 13, ''])
+  }
+  await host.ok(['rm', '--force', 'busy'])
+  await host.ok(['volume', 'rm', 'piped'])
+})
+
+test('why a guest cannot start names the guest, not a file of the host', async () => {
+  const { status, stderr } = await host.cellar(['run', '-d', '--name', 'small', '--restart', 'no', '--memory', '64KiB',
+    guest('kernels')])
+  assert.equal(status, 125)
+  assert.match(stderr, /Cannot start "small" as it needs/)
+  await host.ok(['rm', 'small'])
 })
 
 test('what is asked for and not there is refused before anything is made', async () => {

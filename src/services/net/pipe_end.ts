@@ -72,9 +72,10 @@ export class PipeEnd implements StreamSocket, Far {
 
   get unread(): number { return this.#inbox.unread }
 
-  // Beyond half of the buffer the other end may wait until it is told that we have read.
+  // Beyond half of the buffer the other end may wait until it is told that we have read. What it hasn't been told of
+  // is no room for it either.
   get complete(): boolean {
-    return this.#readEnded || this.#failure !== 0 || this.#inbox.held >= SOCKET_BUFFER_BYTES_MAX / 2
+    return this.#readEnded || this.#failure !== 0 || this.#inbox.held + this.#owed >= SOCKET_BUFFER_BYTES_MAX / 2
   }
 
   start(): void {

@@ -105,6 +105,22 @@ for (const [way, make] of Object.entries(WAYS)) {
       assert.ok(dialing.pollWrite() >= SOCKET_BUFFER_BYTES_MAX / 2)
     }))
 
+    test('is complete as long as its peer waits for room, also when some was read', pipe(async (pair) => {
+      const { dialing, accepting, settled } = pair
+      while (dialing.send(ranges(65_536)) > 0);
+      let woken = false
+      const room = writable(dialing).then(() => { woken = true })
+      await settled()
+      // The second step is too small to be told of.
+      accepting.recv(ranges(100_000))
+      accepting.recv(ranges(50_000))
+      await settled()
+      assert.equal(woken, false)
+      assert.ok(accepting.complete)
+      while (accepting.recv(ranges(100_000)) > 0);
+      await room
+    }))
+
     test('shutdown() of writing ends one direction only', pipe(async ({ dialing, accepting, settled }) => {
       dialing.send(put('question'))
       assert.equal(dialing.shutdown({ read: false, write: true }), 0)
