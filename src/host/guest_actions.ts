@@ -16,6 +16,7 @@ import { guestPorts } from './launch.ts'
 import { eventOf, volumesOf, type Lifecycle } from './lifecycle.ts'
 import type { Actor, ApplyChange, GuestView, Phase } from './operator.ts'
 import type { Paths } from './paths.ts'
+import type { ProcessHandle } from './processes.ts'
 import type { ProjectActions } from './project_actions.ts'
 import type { GuestRow } from './rows.ts'
 import { NAME, parsePort, type GuestSpec, type Manifest } from './spec.ts'
@@ -26,9 +27,12 @@ import { removeTree } from './volumes.ts'
 
 /** How long a stop may take: a guest ends at its next check, unless a system call of its holds it up. */
 const STOP_MS_MAX = 30_000
+/** How long a kill may take until the guest's process is killed. */
+const KILL_MS_MAX = 10_000
 const ENDED: readonly Phase[] = ['stopped', 'exited', 'failed', 'created']
 
 type Parts = {
+  readonly endProcess: (handle: ProcessHandle) => void
   readonly state: State; readonly store: Store; readonly lifecycle: Lifecycle; readonly projects: ProjectActions
   readonly volumes: VolumeActions; readonly paths: Paths; readonly capacity: Capacity
   /** What an image's name or digest leads to. Throws CellarError. */
@@ -123,7 +127,12 @@ export class GuestActions {
 
   async stop(guest: Guest, signal: number): Promise<GuestView> {
     await this.#parts.lifecycle.stop(guest, signal)
-    await guest.reaches(ENDED, STOP_MS_MAX)
+    const isKill = signal === signals.SIGKILL
+    if (!await guest.reaches(ENDED, isKill ? KILL_MS_MAX : STOP_MS_MAX) && isKill && guest.handle !== undefined) {
+      // Its process doesn't do as it is told: it ends, and who else is in it is started again.
+      this.#parts.endProcess(guest.handle)
+      await guest.reaches(ENDED, STOP_MS_MAX)
+    }
     return guest.view()
   }
 

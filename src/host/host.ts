@@ -128,6 +128,7 @@ export class Host implements Operator {
       insecure: options.insecureRegistries ?? [] })
     this.#volumes = new VolumeActions({ state, store, operations, projects, paths })
     this.#guests = new GuestActions({ state, store, lifecycle, projects, volumes: this.#volumes, paths, capacity,
+      endProcess: (handle) => processes.kill(handle),
       resolveImage: (reference) => this.#images.resolve(reference) })
   }
 
