@@ -17,7 +17,7 @@ import { actorOf, guardBrowser, NOBODY, permit, type Origin } from './auth.ts'
 import { readBody } from './body.ts'
 import { SESSION_PROTOCOL } from './guest_routes.ts'
 import { ApiMetrics } from './metrics.ts'
-import { InvalidRequest, issuesOf, problemOf } from './problem.ts'
+import { InvalidRequest, issuesOf, answerOf } from './problem.ts'
 import { parametersOf, PARAMETERS, type Answer, type Ask, type Route } from './route.ts'
 import { ROUTES } from './routes.ts'
 import { streamOf } from './stream.ts'
@@ -104,7 +104,7 @@ class Exchange {
       answer = await this.#run(route)
     } catch (error) {
       const response = this.refuse(error)
-      this.#record(route, problemOf(error, this.#requestId).code)
+      this.#record(route, answerOf(error, this.#requestId).code)
       return response
     }
     this.#record(route, 'ok')
@@ -113,7 +113,7 @@ class Exchange {
 
   /** What can't be done. */
   refuse(error: unknown, headers: Readonly<Record<string, string>> = {}): Response {
-    const problem = problemOf(error, this.#requestId)
+    const problem = answerOf(error, this.#requestId)
     if (problem.code === 'INTERNAL') this.#log('error', 'request failed', { error: traceOf(error) })
     const more = { ...headers, ...HEADERS_OF[problem.code] }
     return this.#finish(new Response(JSON.stringify(problem), {

@@ -8,6 +8,7 @@ import type { z } from 'zod'
 import { CellarError } from '../base/errors.ts'
 import { API_ISSUES_MAX } from '../base/limits.ts'
 import type { Problem } from '../host/operator.ts'
+import { problemOf } from '../host/problem.ts'
 
 /** A breach of a schema. `pointer`: a JSON pointer into that part of the request; '' is the whole of it. */
 export type Issue = { readonly in: 'body' | 'query' | 'path' | 'header'; readonly pointer: string
@@ -26,20 +27,9 @@ export class InvalidRequest extends CellarError<'REQUEST_INVALID'> {
   }
 }
 
-/** What to answer for `error`: INTERNAL, without a word of it, if it isn't a CellarError. */
-export function problemOf(error: unknown, requestId: string): Problem & { readonly errors?: readonly Issue[] } {
-  const known = error instanceof CellarError ? error : new CellarError('INTERNAL', [])
-  return {
-    type: `/errors/${known.code}`, title: titleOf(known.code), status: known.status, detail: known.message,
-    code: known.code, hint: known.hint, requestId,
-    ...known instanceof InvalidRequest ? { errors: known.issues } : {},
-  }
-}
-
-/** 'GUEST_RUNNING' as 'Guest running': the same for all problems of its type. */
-function titleOf(code: string): string {
-  const words = code.toLowerCase().replaceAll('_', ' ')
-  return words.charAt(0).toUpperCase() + words.slice(1)
+/** What to answer for `error`: that of host/problem.ts, with the request's id and what is wrong with the request. */
+export function answerOf(error: unknown, requestId: string): Problem & { readonly errors?: readonly Issue[] } {
+  return { ...problemOf(error), requestId, ...error instanceof InvalidRequest ? { errors: error.issues } : {} }
 }
 
 /** Every breach that zod found. */

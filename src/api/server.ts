@@ -20,7 +20,7 @@ import {
   listenTcp, listenUnix, type ApiListener, type ListenerLimits, type TcpAddress, type UnixAddress,
 } from './listeners.ts'
 import { ApiMetrics } from './metrics.ts'
-import { problemOf } from './problem.ts'
+import { answerOf } from './problem.ts'
 import { carry } from './session_socket.ts'
 
 export type ServeOptions = {
@@ -202,7 +202,7 @@ async function asRequest({ headers, method, url }: IncomingMessage): Promise<Req
 }
 
 function problemResponse(error: unknown): Response {
-  const problem = problemOf(error, crypto.randomUUID())
+  const problem = answerOf(error, crypto.randomUUID())
   return new Response(JSON.stringify(problem), {
     status: problem.status, headers: { 'content-type': 'application/problem+json', 'x-request-id': problem.requestId! },
   })

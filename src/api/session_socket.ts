@@ -11,7 +11,7 @@ import { CellarError } from '../base/errors.ts'
 import { API_SESSION_BYTES_MAX, API_STALL_MS_MAX } from '../base/limits.ts'
 import type { Session } from '../host/operator.ts'
 import { STDIN } from '../host/protocol.ts'
-import { problemOf } from './problem.ts'
+import { answerOf } from './problem.ts'
 
 const CONTROL = 3
 const PING_MS = 15_000
@@ -140,7 +140,7 @@ class Carrier {
   #fail(error: unknown, code: number): void {
     if (!(error instanceof CellarError)) this.#options.failed(error)
     if (!this.#isOpen()) return
-    const frame = Buffer.from(`\x03${JSON.stringify({ error: problemOf(error, this.#options.requestId) })}`)
+    const frame = Buffer.from(`\x03${JSON.stringify({ error: answerOf(error, this.#options.requestId) })}`)
     this.#socket.send(frame, { binary: true })
     this.#end(code, '')
   }
