@@ -96,7 +96,9 @@ export class ImageActions {
   async remove(reference: string): Promise<void> {
     const image = this.#images.resolve(reference)
     const [user] = this.#users(image)
-    const isLast = image.names.length <= 1 || reference.startsWith('sha256:')
+    // By a digest, or its first digits, all names go.
+    const isNamed = image.names.includes(reference) || image.names.includes(`${reference}:latest`)
+    const isLast = image.names.length <= 1 || !isNamed
     if (user !== undefined && isLast) throw new CellarError('IN_USE', ['image', reference, user])
     await this.#images.remove(reference)
     this.#resolved.clear()

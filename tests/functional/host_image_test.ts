@@ -58,6 +58,12 @@ test('an image that a guest runs is kept; the others go when they are collected'
   const { status, stderr } = await host.cellar(['image', 'rm', 'kept'])
   assert.equal(status, 1)
   assert.match(stderr, /IN_USE/)
+  await host.ok(['image', 'tag', 'kept', 'also'])
+  const { digest } = JSON.parse(await host.ok(['image', 'inspect', 'kept'])) as { digest: string }
+  for (const all of [digest, digest.slice(7, 19)]) {
+    assert.match((await host.cellar(['image', 'rm', all])).stderr, /IN_USE/)
+  }
+  await host.ok(['image', 'rm', 'also'])
   await host.ok(['image', 'rm', 'gone'])
   const before = blobs(host)
   await host.ok(['image', 'gc'])
