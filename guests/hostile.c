@@ -1,6 +1,7 @@
-// guests/hostile.c: a guest that means harm. It hands each of the 46 hypercalls what a guest may allege: bad pointers,
-// lengths, counts, overlaps, descriptors, flags and numbers (hostile_values.h), and tries to leave the folder it was
-// granted (hostile_escape.h). Every answer must be an errno that fits, never a trap and never a success.
+// guests/hostile.c: a guest that means harm. It hands each hypercall what a guest may allege: bad pointers, lengths,
+// counts, overlaps, descriptors, flags and numbers (hostile_values.h), tries to leave the folder it was granted
+// (hostile_escape.h), and to have itself copied (hostile_life.h). Every answer must be an errno that fits, never a trap
+// and never a success.
 //
 // Prints "ok N checks", or a line "FAIL name: got errno X, expected Y" for each wrong answer and exits with 1. Needs a
 // folder to be granted, and is best run with stdin not at a terminal. In a read-only folder it tries to write instead.
@@ -12,6 +13,7 @@
 #include "hostile.h"
 #include "hostile_values.h"
 #include "hostile_escape.h"
+#include "hostile_life.h"
 
 static int find_grants(uint32_t *socket) {
   int found = 0;
@@ -103,6 +105,7 @@ int main(void) {
     return 2;
   }
   if (socket != 0) listener(socket);
+  life();
   int writable = set_up();
   // Without its own folder and file, every answer would be about something else.
   if (writable && failures == 0) attack();

@@ -1,7 +1,8 @@
 // tools/reference.ts: writes docs/reference/ from the tables that the program itself runs on.
 //
 // One page a table: hypercalls.md (wasi/p1/table.ts, wasi/cellar/table.ts), errors.md (base/errors.ts), limits.md
-// (base/limits.ts), cli.md (cli/flags.ts), manifest.md (the schemas in cli/manifest.ts) and api.md (api/routes.ts).
+// (base/limits.ts), cli.md (cli/flags.ts), manifest.md (the schemas in cli/manifest.ts), api.md (api/routes.ts) and
+// snapshots.md (snapshot/format.ts).
 // Nobody edits these pages. `--check` writes nothing and fails if a page isn't what the tables say.
 
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
@@ -16,6 +17,8 @@ import { shellLine } from '../src/cli/help.ts'
 import {
   CELL_MANIFEST, HEALTH, MANIFEST, MANIFEST_CELL, POOL_SPEC, VOLUME_SPEC,
 } from '../src/host/spec.ts'
+import type { Part } from '../src/snapshot/codec.ts'
+import { SNAPSHOT } from '../src/snapshot/format.ts'
 import { cellar } from '../src/wasi/cellar/table.ts'
 import { wasi_snapshot_preview1 } from '../src/wasi/p1/table.ts'
 import type { Signature } from '../src/wasi/p1/table.ts'
@@ -28,7 +31,7 @@ const ANSWERS: Record<Signature['answers'], string> = { now: 'at once', wait: 'm
 export function pages(): Record<string, string> {
   return {
     'hypercalls.md': hypercalls(), 'errors.md': errors(), 'limits.md': limitsPage(), 'cli.md': cli(),
-    'manifest.md': manifest(), 'api.md': api(),
+    'manifest.md': manifest(), 'api.md': api(), 'snapshots.md': snapshots(),
   }
 }
 
@@ -137,6 +140,34 @@ function api(): string {
     table(['request', 'what it does', 'scope', 'statuses'], routes),
     '## Queries', table(['request', 'key', 'meaning'], queries),
   ])
+}
+
+function snapshots(): string {
+  // The layouts that are drawn at the head of a file.
+  const drawn = (file: string): string => {
+    const head = readFileSync(join(ROOT, 'src/snapshot', file), 'utf8').split('\n\n', 1)[0]! + '\n'
+    return `\`\`\`\n${/(?:^\/\/ {3}.*\n)+/m.exec(head)![0].replace(/^\/\/ {3}/gm, '')}\`\`\``
+  }
+  return page('Snapshots', 'src/snapshot/format.ts', [
+    'A snapshot as bytes: what `cellar snapshot` keeps, what moves between hosts, and what a registry is given. Numbers ' +
+      'are little-endian, texts are UTF-8 after their length, u32; lists come after their length, u32. A value has one ' +
+      'encoding: whatever else is read is refused with SNAPSHOT_DAMAGED, another version with SNAPSHOT_NEWER, another ' +
+      'layout of frames with SNAPSHOT_FOREIGN ([errors.md](errors.md)).',
+    '## The file', drawn('format.ts'),
+    "Its digest is the SHA-256 of all of it. The memory's bytes aren't in it, but the SHA-256 of each page.",
+    '## Fields', 'In this order.',
+    table(['field', 'type', 'meaning'], fieldsOf(SNAPSHOT.parts!, '')),
+    '## Folder', "Each project has one; its processes and the host use it at once.", drawn('disk.ts'),
+    '## Packs', drawn('packs.ts'), 'A stored chunk of 65,536 bytes is the chunk; a shorter one is a zstd frame of it.',
+    '## Between hosts', drawn('transfer.ts'), 'Chunks come in any order, only those that the receiver lacks.',
+    '## In registries', drawn('artifact.ts'), 'What is in layers of chunks is what comes between hosts.',
+  ])
+}
+
+/** A row for each field, those of a field after it. */
+function fieldsOf(parts: readonly Part[], prefix: string): [name: string, type: string, meaning: string][] {
+  return parts.flatMap(({ name, type, meaning, parts: inner = [] }) =>
+    [[code(prefix + name), type, meaning], ...fieldsOf(inner, `${prefix}${name}.`)])
 }
 
 const KEYS_HEAD = ['key', 'type', 'needed', 'meaning'] as const

@@ -24,9 +24,10 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   wasi: ['base', 'sys', 'wasm', 'services'],
   cell: ['base', 'sys', 'wasm', 'translate', 'sched', 'services', 'wasi'],
   image: ['base', 'sys', 'wasm'],
-  host: ['base', 'sys', 'wasm', 'translate', 'sched', 'services', 'wasi', 'cell', 'image'],
-  api: ['base', 'sys', 'sched', 'services', 'cell', 'image', 'host'],
-  cli: ['base', 'sys', 'wasm', 'translate', 'sched', 'services', 'wasi', 'cell', 'image', 'host', 'api'],
+  snapshot: ['base', 'sys', 'services', 'cell', 'image'],
+  host: ['base', 'sys', 'wasm', 'translate', 'sched', 'services', 'wasi', 'cell', 'image', 'snapshot'],
+  api: ['base', 'sys', 'sched', 'services', 'cell', 'image', 'snapshot', 'host'],
+  cli: ['base', 'sys', 'wasm', 'translate', 'sched', 'services', 'wasi', 'cell', 'image', 'snapshot', 'host', 'api'],
 }
 
 /** Folders that run in any JavaScript engine: nothing of Node in them. */

@@ -115,7 +115,7 @@ test('images are found by a path-escaped reference, modules come as they are, lo
 test('each scope includes those before it, and nobody is let in without a token', async () => {
   const { ask } = made()
   const reads = await ask('/v1', { headers: bearer('reader') })
-  assert.equal((await as<{ apiLevel: number }>(reads)).apiLevel, 1)
+  assert.equal((await as<{ apiLevel: number }>(reads)).apiLevel, 2)
   const told = await ask('/v1')
   assert.equal(told.headers.get('www-authenticate'), 'Bearer')
   await refusal(told, 401, 'UNAUTHENTICATED')

@@ -1,4 +1,5 @@
-// api/guest_routes.ts: guests: what they are, their lives, logs, figures and consoles.
+// api/guest_routes.ts: guests: what they are, their lives, logs, figures and consoles. Elsewhere: pauses, snapshots,
+// forks and moves (snapshot_routes.ts).
 
 import { z } from 'zod'
 import { CellarError } from '../base/errors.ts'
@@ -15,9 +16,10 @@ import { batched } from './stream.ts'
 import { FIGURES, GUEST, PHASE } from './views.ts'
 
 const GUESTS = '/v1/projects/{project}/guests'
-const ONE = `${GUESTS}/{guest}`
+/** One guest: what is done to it has this path before it. */
+export const ONE = `${GUESTS}/{guest}`
 /** Phases in which a start is over, one way or the other; and a life. */
-const BEGUN: readonly Phase[] = ['running', 'backing-off', 'exited', 'failed', 'stopped']
+const BEGUN: readonly Phase[] = ['running', 'paused', 'backing-off', 'exited', 'failed', 'stopped']
 const ENDED: readonly Phase[] = ['exited', 'failed', 'stopped']
 const WAIT_DEFAULT_MS = 30_000
 export const SESSION_PROTOCOL = 'v1.session.cellar'
@@ -27,8 +29,10 @@ const select = z.strictObject({
   label: z.array(z.string().max(320)).max(16).default([]).describe('Only with this label, KEY or KEY=VALUE'),
   phase: z.array(PHASE).default([]).describe('Only in this phase'),
 })
-const waited = z.strictObject({ wait: WAIT('Answer when it runs or has ended, or after this time') })
-const address = ({ params }: Ask<unknown, unknown>): [project: string, name: string] =>
+/** The query of what starts a guest. */
+export const waited = z.strictObject({ wait: WAIT('Answer when it runs or has ended, or after this time') })
+/** The guest of a path. */
+export const address = ({ params }: Ask<unknown, unknown>): [project: string, name: string] =>
   [params['project']!, params['guest']!]
 
 const many: Route[] = [
@@ -213,15 +217,16 @@ function selected(guests: readonly GuestView[], query: z.output<typeof select>):
   return page(chosen, keyOf, query)
 }
 
-function answered(as: typeof ok, guest: GuestView): Answer {
+/** A guest, with its ETag and where it is. */
+export function answered(as: typeof ok, guest: GuestView): Answer {
   return as(guest, {
     etag: `"${guest.generation}"`, location: `/v1/projects/${guest.project}/guests/${guest.name}`,
   })
 }
 
 /** The guest after the wait that was asked for; as it is now if the API ends meanwhile: what was asked is done. */
-async function begun({ operator, query, unlessClosing }: Ask<z.output<typeof waited>, unknown>, guest: GuestView):
-Promise<GuestView> {
+export async function begun({ operator, query, unlessClosing }: Ask<z.output<typeof waited>, unknown>,
+  guest: GuestView): Promise<GuestView> {
   if (query.wait === undefined) return guest
   try {
     return await unlessClosing(operator.waitGuest(guest.project, guest.name, BEGUN, query.wait))

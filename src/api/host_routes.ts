@@ -12,8 +12,10 @@ import {
 import { ABOUT, AUDIT, CHANGE, EVENT, HOST, NEW_TOKEN, OPERATION, PROJECT, SCOPE, TOKEN } from './views.ts'
 
 /** Counts additions to the API. */
-const API_LEVEL = 1
-const FEATURES = ['guests', 'pools', 'networks', 'secrets', 'volumes', 'images', 'apply', 'events', 'exec'] as const
+const API_LEVEL = 2
+const FEATURES = [
+  'guests', 'pools', 'networks', 'secrets', 'volumes', 'images', 'apply', 'events', 'exec', 'snapshots', 'migration',
+] as const
 const AUDIT_ENTRIES = 1000
 const EVENTS_MAX = 1000
 const PLAIN = { 'content-type': 'text/plain; charset=utf-8' } as const

@@ -105,6 +105,8 @@ export const PARAMETERS: Readonly<Record<string, z.ZodType<string>>> = {
   project: NAME.describe('A project'),
   guest: z.string().regex(/^[\w.-]{1,64}$/, 'must be a name or an id')
     .describe("A guest's name, id, or a prefix of its id that only one has"),
+  snapshot: z.string().regex(/^[\w.:-]{1,80}$/, 'must be the name or digest of a snapshot')
+    .describe("A snapshot's name, digest, or a prefix of its digest that only one has"),
   pool: NAME.describe('A pool'),
   network: NAME.describe('A network'),
   secret: NAME.describe('A secret'),
@@ -113,6 +115,7 @@ export const PARAMETERS: Readonly<Record<string, z.ZodType<string>>> = {
     .describe("An image's name, digest, or a prefix of its digest, path-escaped: app%2Fweb:1"),
   operation: z.string().regex(/^[\w.-]{1,64}$/, 'must be an id').describe("An operation's id"),
   token: z.string().regex(/^[\w.-]{1,64}$/, 'must be an id').describe("A token's id"),
+  move: z.string().regex(/^[0-9a-f]{16,64}$/, 'must be an id').describe('The id that the source gave to a move'),
 }
 
 /** The parameters of a path such as /v1/projects/{project}. */

@@ -6,8 +6,8 @@
 import { Readable } from 'node:stream'
 import { CellarError } from '../base/errors.ts'
 import type {
-  Actor, AuditView, EventView, GuestView, ImageView, LogLine, NetworkView, OperationView, Operator, PoolView,
-  ProjectView, SecretView, Session, TokenView, VolumeView,
+  Actor, AuditView, EventView, GuestView, ImageView, IncomingMoves, LogLine, MoveOffer, NetworkView, OperationView,
+  Operator, PoolView, ProjectView, SecretView, Session, SnapshotView, TokenView, VolumeView,
 } from '../host/operator.ts'
 import { GUEST_SPEC } from '../host/spec.ts'
 import type { GuestSpec } from '../host/spec.ts'
@@ -81,10 +81,39 @@ export class FakeSession implements Session {
 }
 
 type Kept = { guests: Map<string, GuestView>; pools: Map<string, PoolView>; networks: Map<string, NetworkView>
-  secrets: Map<string, SecretView>; volumes: Map<string, VolumeView>; createdAt: number }
+  secrets: Map<string, SecretView>; volumes: Map<string, VolumeView>; snapshots: Map<string, SnapshotView>
+  createdAt: number }
+
+/** Notes what is asked of it, and lacks every chunk until the last. */
+class FakeMoves implements IncomingMoves {
+  readonly asked: string[] = []
+
+  async offer(project: string, move: string, { name }: MoveOffer): ReturnType<IncomingMoves['offer']> {
+    this.asked.push(`offer ${project} ${move} ${name}`)
+    return { host: 'fake', needsModule: true }
+  }
+  async module(...[project, move, module]: Parameters<IncomingMoves['module']>): Promise<void> {
+    this.asked.push(`module ${project} ${move} ${Buffer.concat(await module.toArray()).length}`)
+  }
+  async snapshot(...[project, move, bytes, isLast]: Parameters<IncomingMoves['snapshot']>):
+  ReturnType<IncomingMoves['snapshot']> {
+    this.asked.push(`snapshot ${project} ${move} ${Buffer.concat(await bytes.toArray()).length} ${isLast}`)
+    return { missing: isLast ? [] : ['ab'] }
+  }
+  async activate(...[project, move, options]: Parameters<IncomingMoves['activate']>):
+  ReturnType<IncomingMoves['activate']> {
+    this.asked.push(`activate ${project} ${move} ${options.host} ${options.stoppedAt}`)
+    return { state: 'active' }
+  }
+  async drop(...which: Parameters<IncomingMoves['drop']>): Promise<void> { this.asked.push(`drop ${which.join(' ')}`) }
+  async acknowledge(...which: Parameters<IncomingMoves['acknowledge']>): Promise<void> {
+    this.asked.push(`acknowledge ${which.join(' ')}`)
+  }
+}
 
 /** An Operator that keeps all in memory. */
 export class FakeOperator implements Operator {
+  readonly incoming = new FakeMoves()
   readonly kept = new Map<string, Kept>()
   readonly recorded: Omit<AuditView, 'seq' | 'time'>[] = []
   readonly happened: EventView[] = []
@@ -101,6 +130,8 @@ export class FakeOperator implements Operator {
   /** Made for the next attach or exec. */
   nextSession = new FakeSession()
   exec1: unknown
+  /** What migrateGuest was given last. */
+  moved: unknown
   #ids = 0
   #listeners = new Set<() => void>()
   readonly #once = new Map<string, { fingerprint: string; answer: unknown }>()
@@ -181,6 +212,61 @@ export class FakeOperator implements Operator {
     }
     return this.guest(project, name)
   }
+  async pauseGuest(project: string, name: string): Promise<GuestView> {
+    return this.#become(this.#running('pause', project, name), { phase: 'paused' })
+  }
+  async resumeGuest(project: string, name: string): Promise<GuestView> {
+    const found = this.guest(project, name)
+    if (found.phase !== 'hibernated') this.#running('resume', project, name)
+    return this.#become(found, { phase: 'running' })
+  }
+  async hibernateGuest(project: string, name: string): Promise<GuestView> {
+    return this.#become(this.#running('hibernate', project, name), { phase: 'hibernated' })
+  }
+  async snapshotGuest(project: string, guest: string, { name, stop = false }: Parameters<Operator['snapshotGuest']>[2]):
+  Promise<SnapshotView> {
+    const { spec, digest: module } = this.#running('save', project, guest)
+    const { snapshots } = this.#of(project)
+    const digest = `sha256:${String(++this.#ids).padStart(2, '0').padEnd(64, 'f')}`
+    for (const one of snapshots.values()) if (one.name === name) snapshots.set(one.digest, { ...one, name: undefined })
+    const made: SnapshotView = { project, name, digest, guest, spec, module, memoryBytes: 131_072, newBytes: 1000,
+      storedBytes: 2000, createdAt: this.#ids, guests: 0 }
+    snapshots.set(digest, made)
+    if (stop) await this.stopGuest(project, guest)
+    return made
+  }
+  async forkGuest(project: string, name: string, { count, names }: Parameters<Operator['forkGuest']>[2]):
+  Promise<GuestView[]> {
+    const { spec } = this.#running('fork', project, name)
+    const wanted = names ?? Array.from({ length: count }, (_, i) => `${name}-${i + 1}`)
+    return await Promise.all(wanted.map(async (one) =>
+      this.#become(await this.createGuest(project, one, spec, true), { origin: { fork: name } })))
+  }
+  async migrateGuest(project: string, name: string, options: Parameters<Operator['migrateGuest']>[2], by: Actor):
+  Promise<OperationView> {
+    this.moved = options
+    return this.#begin('guest.migrate', this.#running('migrate', project, name).name, by)
+  }
+  snapshots(project: string): SnapshotView[] { return [...this.#of(project).snapshots.values()] }
+  snapshot(project: string, reference: string): SnapshotView {
+    return lost('snapshot', reference, this.snapshots(project).find(({ name, digest }) => name === reference ||
+      digest.startsWith(reference.startsWith('sha256:') ? reference : `sha256:${reference}`)))
+  }
+  async removeSnapshot(project: string, reference: string): Promise<void> {
+    this.#of(project).snapshots.delete(this.snapshot(project, reference).digest)
+  }
+  async restoreGuest(project: string, reference: string, { name, ports }: Parameters<Operator['restoreGuest']>[2]):
+  Promise<GuestView> {
+    const { spec, digest } = this.snapshot(project, reference)
+    const made = await this.createGuest(project, name, { ...spec, ports: [...ports ?? spec.ports] }, true)
+    return this.#become(made, { origin: { snapshot: digest }, capture: { can: true } })
+  }
+  async pushSnapshot(project: string, reference: string, _to: string, by: Actor): Promise<OperationView> {
+    return this.#begin('snapshot.push', this.snapshot(project, reference).digest, by)
+  }
+  async pullSnapshot(_project: string, from: string, _name: string | undefined, by: Actor): Promise<OperationView> {
+    return this.#begin('snapshot.pull', from, by)
+  }
   async* logs(_project: string, _name: string, { follow, signal }: { follow?: boolean | undefined
     signal?: AbortSignal | undefined }): AsyncGenerator<LogLine> {
     yield* this.lines
@@ -199,8 +285,9 @@ export class FakeOperator implements Operator {
   }
   async stats(project?: string): ReturnType<Operator['stats']> {
     const figures = { pcpu: 0, waitedFor: [], hypercalls: 1, memoryBytes: 65_536, throttledBy: undefined, ageNs: 1,
-      runningNs: 1, runnableNs: 0, waitingNs: 0, throttledNs: 0, stints: 1, switches: 0, preemptions: 0 }
-    return new Map(this.guests(project).filter(({ phase }) => phase === 'running').map(({ id }) => [id, figures]))
+      runningNs: 1, runnableNs: 0, waitingNs: 0, throttledNs: 0, pausedNs: 0, stints: 1, switches: 0, preemptions: 0 }
+    return new Map(this.guests(project).filter(({ phase }) => phase === 'running' || phase === 'paused')
+      .map(({ id }) => [id, figures]))
   }
 
   pools(project: string): PoolView[] { return [...this.#of(project).pools.values()] }
@@ -340,9 +427,15 @@ export class FakeOperator implements Operator {
     if (found !== undefined) return found
     if (!isMade) throw new CellarError('NOT_FOUND', ['project', project])
     const made = { guests: new Map(), pools: new Map(), networks: new Map(), secrets: new Map(), volumes: new Map(),
-      createdAt: 0 }
+      snapshots: new Map(), createdAt: 0 }
     this.kept.set(project, made)
     return made
+  }
+  /** A guest that runs, or is paused. */
+  #running(what: string, project: string, name: string): GuestView {
+    const found = this.guest(project, name)
+    if (['running', 'paused'].includes(found.phase)) return found
+    throw new CellarError('GUEST_PHASE_WRONG', [what, name, found.phase])
   }
   #become(guest: GuestView, change: Partial<GuestView>): GuestView {
     return put(this.#of(guest.project).guests, { ...guest, ...change })

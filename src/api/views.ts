@@ -6,8 +6,8 @@
 import { z } from 'zod'
 import type { Outcome, Usage } from '../cell/cell.ts'
 import type {
-  ApplyChange, AuditView, EventView, GuestView, HostView, ImageView, LogLine, NetworkView, OperationView, PoolView,
-  Problem, ProjectView, SecretView, TokenView, VolumeView,
+  Activated, ApplyChange, AuditView, EventView, GuestView, HostView, ImageView, LogLine, MoveTerms, NetworkView,
+  OperationView, PoolView, Problem, ProjectView, SecretView, SnapshotView, TokenView, VolumeView,
 } from '../host/operator.ts'
 import { GUEST_SPEC, MANIFEST, POOL_SPEC, VOLUME_SPEC } from '../host/spec.ts'
 import type { GuestSpec, PoolSpec } from '../host/spec.ts'
@@ -18,7 +18,7 @@ const count = z.int()
 const size = z.number().describe('Bytes')
 
 export const PHASE = z.enum([
-  'created', 'starting', 'running', 'backing-off', 'stopping', 'exited', 'failed', 'stopped',
+  'created', 'starting', 'running', 'paused', 'hibernated', 'backing-off', 'stopping', 'exited', 'failed', 'stopped',
 ])
 export const SCOPE = z.enum(['read', 'write', 'admin'])
 
@@ -47,6 +47,23 @@ export const GUEST: z.ZodType<GuestView> = z.object({
   }).describe('Its last end')),
   process: count.optional().describe('The cell process that it is in'),
   ports: z.array(z.object({ address: text, port: count, guest: count })).describe('Where it is published now'),
+  capture: z.object({
+    can: z.boolean(), why: text.optional().describe('Why not'),
+  }).optional().describe('Whether it can be saved, forked and moved; known when it has run'),
+  origin: z.object({
+    snapshot: text.optional().describe('The digest of a snapshot'),
+    fork: text.optional().describe('The name of a guest'),
+  }).optional().describe('What it goes on from, if it did not begin anew'),
+})
+export const SNAPSHOT: z.ZodType<SnapshotView> = z.object({
+  project: text, name: text.optional().describe('Without one it is known by its digest'), digest: text,
+  guest: text.describe('The guest that it was taken of'),
+  spec: GUEST_SPEC as unknown as z.ZodType<GuestSpec>,
+  module: text.describe('The digest of the module that the guest runs'),
+  memoryBytes: size.describe("Bytes of the guest's memory"),
+  newBytes: size.describe('Bytes on disk that came with it: the rest was there'),
+  storedBytes: size.describe('Bytes on disk of all that it refers to'),
+  createdAt: TIME, guests: count.describe('Guests that may be started from it again'),
 })
 export const FIGURES = z.looseObject({
   id: text, project: text, name: text, memoryBytes: size, pcpu: count, hypercalls: count,
@@ -69,8 +86,11 @@ export const IMAGE: z.ZodType<ImageView> = z.object({
   names: z.array(text), digest: text, module: text, sizeBytes: size, createdAt: TIME, guests: count,
 })
 export const OPERATION: z.ZodType<OperationView> = z.object({
-  id: text, kind: z.enum(['image.pull', 'image.push', 'volume.clone', 'volume.delete', 'project.delete']), target: text,
-  status: z.enum(['running', 'done', 'failed', 'cancelled']), stage: text,
+  id: text, kind: z.enum([
+    'image.pull', 'image.push', 'snapshot.pull', 'snapshot.push', 'guest.migrate', 'volume.clone', 'volume.delete',
+    'project.delete',
+  ]),
+  target: text, status: z.enum(['running', 'done', 'failed', 'cancelled']), stage: text,
   progress: z.exactOptional(z.object({ done: z.number(), total: z.number(), unit: text })),
   error: PROBLEM.optional(), result: z.unknown(), createdAt: TIME, updatedAt: TIME, by: text,
 })
@@ -101,6 +121,13 @@ export const HOST: z.ZodType<HostView> = z.object({
     cpuNs: z.exactOptional(z.number()),
   })),
 })
+export const MOVE_TERMS: z.ZodType<MoveTerms> = z.object({
+  host: text.describe('Who it is'), needsModule: z.boolean(),
+})
+export const MOVE_LACKING = z.object({ missing: z.array(text).describe('SHA-256 of each, in hex') })
+export const MOVE_ACTIVATED: z.ZodType<Activated> = z.object({
+  state: z.enum(['active', 'dropped']).describe('dropped: it is not here, and never will be'), why: text.optional(),
+})
 const LOG_LINE: z.ZodType<LogLine> = z.object({
   time: text, stream: z.enum(['stdout', 'stderr']), text, partial: z.boolean(),
 })
@@ -109,6 +136,7 @@ export const ABOUT = z.object({ version: text, apiLevel: count, features: z.arra
 /** Schemas with a name of their own in /openapi.json. */
 export const NAMED: Readonly<Record<string, z.ZodType>> = {
   Problem: PROBLEM, About: ABOUT, Host: HOST, Project: PROJECT, Guest: GUEST, GuestSpec: GUEST_SPEC, Figures: FIGURES,
+  Snapshot: SNAPSHOT,
   Pool: POOL, PoolSpec: POOL_SPEC, Volume: VOLUME, VolumeSpec: VOLUME_SPEC, Network: NETWORK, Secret: SECRET,
   Image: IMAGE, Operation: OPERATION, Event: EVENT, AuditEntry: AUDIT, Token: TOKEN, NewToken: NEW_TOKEN,
   Manifest: MANIFEST, Change: CHANGE, LogLine: LOG_LINE,

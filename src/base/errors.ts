@@ -57,6 +57,9 @@ export const ERRORS = {
     `Cannot share a pCPU with "${path}" as it uses ${construct}, which can't be kept within bounds`,
     "Run it alone, without flags or a stack that share CPU; or accept that it may hold " +
       "others up: --unbounded, or 'unbounded: true' in a manifest"),
+  TRANSLATION_TOO_LARGE: entry(126, (path: string) =>
+    `Cannot run "${path}" as its translation takes more memory than a thread may have`,
+    'Split the module, or give the machine more memory'),
   MODULE_INITIALISER_TRAPPED: entry(126, (path: string, what: string) =>
     `Cannot run "${path}" as it traps before its start: ${what}`,
     "A data or element segment doesn't fit: the compiler that made it is at fault, or a tool that changed it"),
@@ -108,6 +111,10 @@ export const ERRORS = {
     "'cellar inspect' lists the exports"),
   OUTPUT_FAILED: entry(125, (why: string) => `Cannot write the answer to stdout: ${why}`,
     'Check where stdout leads: a full disk, or a device that takes nothing'),
+  CAPTURE_IMPOSSIBLE: entry(125, (name: string, why: string) => `Cannot save "${name}" as it runs: ${why}`,
+    "'cellar inspect' says of a program whether it can be saved, and why not"),
+  CAPTURE_ENDED: entry(125, (name: string) => `Cannot save "${name}" as it has ended`,
+    'Save it while it runs'),
   GUEST_DEADLOCKED: entry(125, () => 'Stopped the guest as it waits for what can never happen',
     'The program polls only descriptors that are closed or ended'),
   GUEST_TIMED_OUT: entry(124, (guest: string, time: string) =>

@@ -75,6 +75,10 @@ export const HOST_ERRORS = {
   GUEST_NOT_RUNNING: entry(409, (name: string, state: string) =>
     `Cannot reach "${name}" as it doesn't run: it is ${state}`,
     "Start it with 'cellar start', or wait until it runs: 'cellar wait --for running'"),
+  GUEST_PHASE_WRONG: entry(409, (what: string, name: string, phase: string) =>
+    `Cannot ${what} "${name}" as it is ${phase}`, "'cellar ps' tells what guests do; 'cellar wait' waits for it"),
+  WAKE_FAILED: entry(503, (name: string, why: string) => `Cannot wake "${name}": ${why}`,
+    'What was saved of it is kept: mend what is wrong, then resume it; to begin anew, stop it and start it'),
   GUEST_UNSUPPORTED: entry(422, (name: string, what: string) => `Cannot run "${name}" on a host: ${what}`,
     'See docs/reference/manifest.md for what a cell of a host may say'),
   ADMISSION_REFUSED: entry(409, (name: string, what: string, wanted: string, left: string) =>
@@ -112,6 +116,22 @@ export const HOST_ERRORS = {
     'The archive is damaged or hostile: make it again with paths below its top'),
   ARCHIVE_INVALID: entry(422, (what: string, why: string) => `Cannot unpack ${what}: ${why}`, 'Give a tar archive'),
 
+  MOVE_REFUSED: entry(409, (guest: string, host: string, why: string) => `Cannot move "${guest}" to ${host}: ${why}`,
+    'It goes on here; mend what is wrong there, and move it again'),
+  MOVE_UNDERWAY: entry(409, (guest: string, host: string) =>
+    `Cannot change "${guest}" as it is on its way to ${host}, which alone knows whether it runs there`,
+    'Wait until that host answers: it is asked again and again'),
+  MOVE_INSECURE: entry(422, (address: string) => `Cannot move a guest to ${address} as anybody could listen`,
+    'Use https://, or a loopback address'),
+
   CONTEXT_INVALID: entry(400, (path: string, what: string) => `Cannot use the contexts in "${path}": ${what}`,
     "Mend the file, or delete it and use 'cellar context create'"),
+
+  SNAPSHOT_DAMAGED: entry(422, (name: string, why: string) => `Cannot use snapshot "${name}" as it is damaged: ${why}`,
+    'Take another one, or fetch it again: nothing was started from it'),
+  SNAPSHOT_FOREIGN: entry(422, (why: string) => `Cannot go on from the snapshot here: ${why}`,
+    'It goes on with the program, the grants and a version of Cellar like those that it was taken with'),
+  SNAPSHOT_NEWER: entry(422, (name: string, found: number, known: number) =>
+    `Cannot use snapshot "${name}" as a newer Cellar has written it: its format is ${found}, ours ${known}`,
+    'Run that version of Cellar'),
 } as const

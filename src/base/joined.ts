@@ -99,7 +99,8 @@ function translated(path: string, { urlOf, entryUrlOf = urlOf, isApart = () => f
   const found = (specifier: string): string => resolve(dirname(path), specifier)
   const target = (specifier: string): string => specifier.startsWith('.') ? `\${${found(specifier)}}$`
     : specifier.startsWith('node:') ? `process.getBuiltinModule('${specifier}')` : `require('${specifier}')`
-  const code = stripTypeScriptTypes(readFileSync(path, 'utf8'))
+  // In place of a type's characters of several bytes it puts spaces of as many, which no code of ours has.
+  const code = stripTypeScriptTypes(readFileSync(path, 'utf8')).replaceAll(/[\u00a0\u2002\ufeff]/g, ' ')
     .replaceAll(/^import\s+\*\s+as\s+(\w+)\s+from\s+'([^']+)'$/gm,
       (_, name: string, from: string) => `const ${name} = ${target(from)}`)
     .replaceAll(/^import\s+\{([^}]*)\}\s+from\s+'([^']+)'$/gm, (_, names: string, from: string) =>

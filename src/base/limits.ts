@@ -177,6 +177,12 @@ export const LOG_WRITES_MAX = 2
 /** Compiled modules that a cell process keeps though no guest of it uses them. */
 export const MODULES_IDLE_MAX = 16
 
+/** Guests that a cell process writes to disk or reads from there at once: each has a copy of its memory meanwhile. */
+export const SNAPSHOTS_AT_ONCE = 2
+
+/** Bytes of guests' memories as of their last snapshots that a cell process keeps to compare the next ones with. */
+export const SNAPSHOTS_KNOWN_BYTES_MAX = 256 * 1024 * 1024
+
 /** Bytes that a guest may answer to a health check before the end of the status line. */
 export const HEALTH_ANSWER_BYTES_MAX = 4096
 
@@ -277,3 +283,44 @@ export const DIALS_MAX = 1024
 
 /** What a guest is given of secrets at a start, each counted as often as its spec names it: a launch is one message. */
 export const GUEST_SECRETS_BYTES_MAX = 4 * 1024 * 1024
+
+/** Copies that one `fork` makes: each is a guest of the host, with a row of its own. */
+export const FORKS_MAX = 1000
+
+/** The name of a snapshot, as a guest may give it. */
+export const SNAPSHOT_NAME_BYTES_MAX = 40
+
+/** Events that a guest hasn't read yet, of one descriptor: older ones are dropped. */
+export const EVENTS_UNREAD_MAX = 64
+
+/** Bytes of a snapshot's frames: those of the deepest stack that a pCPU has, several times over. */
+export const SNAPSHOT_FRAMES_BYTES_MAX = 64 * 1024 * 1024
+/** Bytes of a snapshot's globals: as many as a module of V8's limit has, with 16 bytes each. */
+export const SNAPSHOT_GLOBALS_BYTES_MAX = 16 * 1024 * 1024
+/** JSON of the specification in a snapshot: as much as the API takes. */
+export const SNAPSHOT_SPEC_BYTES_MAX = API_JSON_BYTES_MAX
+/** Labels of a snapshot. */
+export const SNAPSHOT_LABELS_MAX = 64
+/** Arguments, or variables, in a snapshot; and the bytes of one: as much as the API takes, or a secret has. */
+export const SNAPSHOT_ARGUMENTS_MAX = 65_536
+export const SNAPSHOT_ARGUMENT_BYTES_MAX = 1024 * 1024
+/** A snapshot without its memory: all of the above, and 36 bytes for each of 65,536 pages. */
+export const SNAPSHOT_BYTES_MAX = 128 * 1024 * 1024
+
+/** What the other host of a move answers: the digests of all chunks of the largest memory. */
+export const MOVE_ANSWER_BYTES_MAX = 8 * 1024 * 1024
+/** A host that neither sends nor takes anything for so long is not there. */
+export const MOVE_STALL_MS = 30_000
+/** How long a guest that moves may stand still until the destination has all of it: else it goes on where it is. */
+export const MOVE_STOPPED_MS_MAX = 10_000
+/** Rounds of copying while the guest runs: what it changes meanwhile goes into the next one. */
+export const MOVE_ROUNDS_MAX = 5
+/** Moves to a host that haven't come to an end; and of one project. */
+export const MOVES_INCOMING_MAX = 256
+export const MOVES_INCOMING_PROJECT_MAX = 16
+/** Notes of a project's moves that were dropped: each is kept for a day. */
+export const MOVE_NOTES_PROJECT_MAX = 1000
+/** Bytes of a snapshot on its way, in all: chunks of the largest memory several times over. */
+export const MOVE_BYTES_MAX = 32 * 1024 * 1024 * 1024
+/** Chunks of 64 KiB that a project's snapshots have in all: 64 GiB. Knowing where each is takes 200 MB. */
+export const SNAPSHOT_CHUNKS_MAX = 1024 * 1024

@@ -3,6 +3,10 @@
 // A cell lives on one pCPU thread. It is created in one step (memory, context, gate, instance: no guest code runs yet)
 // and then run; `run` resolves when the guest has ended and everything it held is released. While its vCPU is parked
 // in a hypercall the thread runs other cells.
+//
+// A cell can be stopped by `capture`: its vCPU leaves its stack, and what is left is a CellState. Then it goes on here
+// (`goOn`), by a continuation (translate/continuation.ts), or elsewhere, by a new Cell that is made from the state:
+// the two are alike, but for the instance. `run` is pending all the while.
 
 import { CellarError } from '../base/errors.ts'
 import { nowNs } from '../base/stopwatch.ts'
@@ -10,20 +14,28 @@ import { formatSize } from '../base/units.ts'
 import { WASM_PAGE_BYTES } from '../base/limits.ts'
 import { HYPERVISOR_MODULE } from '../wasm/prepare.ts'
 import { GuestMemory } from '../services/guest_memory.ts'
+import type { Lifecycle } from '../services/lifecycle/lifecycle.ts'
 import type { Dialer } from '../services/net/dialer.ts'
+import { LEFT, YIELD } from '../translate/capture_module.ts'
 import { HYPERCALLS } from '../wasi/cellar/table.ts'
 import { Context, type End, type Turn } from '../wasi/p1/context.ts'
 import type { Descriptors } from '../wasi/p1/descriptors.ts'
+import { CellCapture } from './cell_capture.ts'
 import type { Executable } from './executable.ts'
-import { isGated } from './gate.ts'
+import { isGated, RESUMED, STOPPED, UNWINDS } from './gate.ts'
 import { bind, HYPERCALL_NAMES, type Tracer } from './hypercalls.ts'
+import { SaveArea } from './save_area.ts'
+import type { CellState } from './state.ts'
 import { describeTrap, type Trap } from './trap.ts'
 
 /** Instructions that a guest in fuel mode executes until it lets others run: under a millisecond. */
 const FUEL_SLICE = 1_000_000
 
-/** How a cell ended. */
-export type Outcome = End | Trap
+/** How a cell ended. `moved`: it was given up after it was captured, and ended nothing. */
+export type Outcome = End | Trap | { readonly kind: 'moved' }
+
+/** What a cell goes on from, in place of beginning. */
+export type Origin = { readonly state: CellState; readonly continuation: WebAssembly.Module }
 
 /** What a cell used. Times in nanoseconds, sizes in bytes. */
 export type Usage = {
@@ -47,6 +59,7 @@ export type Usage = {
 
 /** What a cell is made of beside its program. */
 export type CellParts = Pick<Context, 'args' | 'env' | 'clock' | 'entropy' | 'iovecs'> & {
+  readonly lifecycle?: Lifecycle | undefined
   readonly descriptors: Descriptors
   /** When it runs; its own if nobody schedules. */
   readonly turn?: Turn | undefined
@@ -72,15 +85,19 @@ export class Cell {
   #fuelGiven = 0
   #startedAt = 0
   #endedAt = 0
+  readonly #capture: CellCapture | undefined
 
-  /** Throws CellarError when the memory can't be had or the module's own initialisers trap. */
-  constructor(executable: Executable, parts: CellParts) {
+  /**
+   * Throws CellarError when the memory can't be had, the module's own initialisers trap, or `origin` doesn't fit.
+   */
+  constructor(executable: Executable, parts: CellParts, origin?: Origin) {
     this.#executable = executable
     this.counts = parts.counts
     const memory = createMemory(executable, parts.memoryPagesMax)
     const context = new Context({ ...parts, memory: new GuestMemory(memory) })
     this.context = context
-    const gate = this.#instantiateGate(parts)
+    const area = executable.capture?.can === true ? new SaveArea(parts.control()) : undefined
+    const gate = this.#instantiateGate(parts, area)
     // Names are the guest's choice: without prototypes, none of them is one that JavaScript knows.
     const imports: Record<string, Record<string, WebAssembly.ImportValue>> = Object.create(null)
     const from = (module: string): Record<string, WebAssembly.ImportValue> => imports[module] ??= Object.create(null)
@@ -98,22 +115,32 @@ export class Cell {
     }
     this.instance = instantiate(executable, imports)
     if (preemption !== undefined) {
-      (this.instance.exports[preemption.table] as WebAssembly.Table).set(0, gate['preempted'])
+      const table = this.instance.exports[preemption.table] as WebAssembly.Table
+      table.set(YIELD, gate['preempted'])
+      if (area !== undefined) table.set(LEFT, gate['left'])
       const { fuel = '' } = preemption
       this.#fuel = this.instance.exports[fuel] as WebAssembly.Global<'i32'> | undefined
       this.#refuel()
     }
+    if (area === undefined) return
+    this.#capture = new CellCapture({ executable, context, area, instance: this.instance, control: parts.control() })
+    if (origin !== undefined) this.#capture.restore(origin)
   }
 
   /**
    * Runs the program to its end and releases what it holds. `body` makes the calls: `_start`, unless the program is a
    * library. Call once.
    */
-  async run(body = (cell: Cell): Promise<unknown> => cell.call('_start')): Promise<Outcome> {
+  async run(body?: (cell: Cell) => Promise<unknown>): Promise<Outcome> {
     const { context } = this
     try {
-      if (this.#executable.start !== undefined) await this.call(this.#executable.start)
-      await body(this)
+      if (body === undefined && this.#capture?.canEnter === true) {
+        const isOver = await this.#capture.run((enter) => this.#enter(enter))
+        if (!isOver) return this.#leave()
+      } else {
+        if (this.#executable.start !== undefined) await this.call(this.#executable.start)
+        await (body === undefined ? this.call('_start') : body(this))
+      }
       this.release()
       return { kind: 'exit', code: 0 }
     } catch (error) {
@@ -125,9 +152,12 @@ export class Cell {
 
   /** Calls one export on the cell's vCPU. One call at a time. */
   async call(name: string, ...args: (number | bigint)[]): Promise<unknown> {
+    return await this.#enter(() => promising(this.instance.exports[name])(...args))
+  }
+
+  // `enter` calls WebAssembly on a stack of its own, once it is the cell's turn.
+  async #enter(enter: () => Promise<unknown>): Promise<unknown> {
     const { context } = this
-    const enter = WebAssembly.promising(this.instance.exports[name] as (...args: unknown[]) => unknown) as
-      (...args: unknown[]) => Promise<unknown>
     const { turn } = context
     const begun = turn.begin()
     if (begun !== undefined) await begun
@@ -136,10 +166,44 @@ export class Cell {
     this.#startedAt ||= nowNs()
     turn.enter()
     try {
-      return await enter(...args)
+      return await enter()
     } finally {
       turn.leave()
     }
+  }
+
+  /**
+   * Stops the guest at its next check, or in the hypercall in which it waits, and tells what is left of it. It runs on
+   * after `goOn` or is `giveUp`'s. Who schedules it lets it unwind (Turn). Rejects with CAPTURE_IMPOSSIBLE;
+   * CAPTURE_ENDED if it ends before.
+   */
+  capture(): Promise<CellState> {
+    const { name, capture } = this.#executable
+    if (this.#capture?.canEnter !== true) {
+      const why = capture?.can === false ? capture.why : capture === undefined ? 'it was not translated for that'
+        : 'its exports are called one by one'
+      return Promise.reject(new CellarError('CAPTURE_IMPOSSIBLE', [name, why]))
+    }
+    if (this.#endedAt !== 0) return Promise.reject(new CellarError('CAPTURE_ENDED', [name]))
+    return this.#capture.capture(() => this.usage())
+  }
+
+  /** After `capture`: it goes on here. */
+  goOn(continuation: WebAssembly.Module): void {
+    this.#capture?.goOn(continuation)
+  }
+
+  /** After `capture`: it is somebody else's now. `run` resolves to `moved`. */
+  giveUp(): void {
+    this.#capture?.giveUp()
+  }
+
+  // As release, of one that isn't over: its peers must not take it for an end.
+  #leave(): Outcome {
+    this.#endedAt = nowNs()
+    this.context.turn.end()
+    this.context.descriptors.leaveAll()
+    return { kind: 'moved' }
   }
 
   /** Closes its descriptors; those of a guest that was `aborted` tell their peers so. Idempotent. */
@@ -148,6 +212,7 @@ export class Cell {
       this.#endedAt = nowNs()
       this.context.turn.end()
     }
+    this.#capture?.ended()
     this.context.descriptors.closeAll(aborted)
   }
 
@@ -174,19 +239,27 @@ export class Cell {
     this.#fuelGiven += FUEL_SLICE
   }
 
-  #instantiateGate({ tracer, control }: CellParts): Record<string, WebAssembly.ExportValue> {
+  #instantiateGate({ tracer, control }: CellParts, area: SaveArea | undefined):
+      Record<string, WebAssembly.ExportValue> {
     const { context, counts } = this
     const hypercall: Record<string, WebAssembly.ImportValue> = {}
     const { preemption } = this.#executable
-    const looks = preemption?.control !== undefined
+    const looks = preemption?.control !== undefined && area === undefined
     for (const name of this.#executable.hypercalls) {
       if (isGated(name) || looks) hypercall[name] = bind(name, context, counts, tracer)
     }
     const vcpu: Record<string, WebAssembly.ImportValue> = {
       wait: new WebAssembly.Suspending(() => context.parked()) as unknown as WebAssembly.ImportValue,
-      resumed: () => { context.turn.enter(); return context.end === undefined ? 0 : 1 },
+      resumed: () => {
+        context.turn.enter()
+        if (context.end !== undefined) return STOPPED
+        if (this.#capture?.isWanted !== true) return RESUMED
+        area!.unwind()
+        return UNWINDS
+      },
     }
-    if (looks) vcpu['control'] = control()
+    if (looks || area !== undefined) vcpu['control'] = control()
+    if (area !== undefined) vcpu['left'] = () => this.#capture!.left()
     if (preemption !== undefined) {
       vcpu['preempt'] = new WebAssembly.Suspending(() => {
         this.#refuel()
@@ -196,6 +269,10 @@ export class Cell {
     return new WebAssembly.Instance(this.#executable.gate, { hypercall, vcpu }).exports as Record<string,
       WebAssembly.ExportValue>
   }
+}
+
+function promising(func: WebAssembly.ExportValue | undefined): (...args: unknown[]) => Promise<unknown> {
+  return WebAssembly.promising(func as (...args: unknown[]) => unknown) as (...args: unknown[]) => Promise<unknown>
 }
 
 function instantiate({ name, module }: Executable, imports: WebAssembly.Imports): WebAssembly.Instance {

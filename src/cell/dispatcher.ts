@@ -57,6 +57,17 @@ export class Dispatcher {
     return () => this.#timers.remove(entry)
   }
 
+  /** Keeps a vCPU from running until `unpause`: what wakes it meanwhile is remembered. */
+  pause(node: Node<ScheduledTurn>): void {
+    if (this.queue.pause(node, nowNs())) this.#alarm.ring()
+    this.#changed()
+  }
+
+  unpause(node: Node<ScheduledTurn>): void {
+    if (this.queue.unpause(node, nowNs())) this.#alarm.ring()
+    this.#changed()
+  }
+
   account(node: Node<ScheduledTurn>): Account {
     return this.queue.account(node, nowNs())
   }
@@ -140,10 +151,24 @@ export class ScheduledTurn implements Turn {
 
   /** Gives it the pCPU: called by the dispatcher, which has picked it. */
   go(): void {
-    this.#left = false
     const go = this.#go
     this.#go = undefined
-    go!()
+    // It was unwound meanwhile: nobody is there to go on.
+    if (go === undefined) return this.#dispatcher.stop('waiting')
+    this.#left = false
+    go()
+  }
+
+  /**
+   * Lets it go on at once, whatever the queue says, for no more than to unwind its stack (cell.capture). It is paused.
+   * To be called while no vCPU is on its way: from a turn of the event loop.
+   */
+  unwind(): void {
+    const go = this.#go
+    this.#go = undefined
+    // What it has is nobody's quantum: there is nothing to give back.
+    this.#left = true
+    go?.()
   }
 
   begin(): Promise<void> {

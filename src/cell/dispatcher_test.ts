@@ -129,6 +129,57 @@ describe('turns', () => {
     assert.equal(dispatcher.queue.root.children, 0)
   })
 
+  test('a turn that is paused keeps its place and its wakes until it is let go', async () => {
+    const { dispatcher } = quiet()
+    const [a, b] = [dispatcher.admit(), dispatcher.admit()]
+    const order: string[] = []
+    dispatcher.pause(a.node)
+    const ran = a.begin().then(async () => {
+      order.push('a')
+      const parked = a.park()
+      setImmediate(() => {
+        dispatcher.pause(a.node)
+        a.wake()
+        setImmediate(() => { order.push('still paused'); dispatcher.unpause(a.node) })
+      })
+      await parked
+      order.push('a again')
+      a.leave()
+    })
+    await b.begin()
+    order.push('b')
+    b.leave()
+    dispatcher.unpause(a.node)
+    await ran
+    assert.deepEqual(order, ['b', 'a', 'still paused', 'a again'])
+    assert.ok(dispatcher.account(a.node).pausedNs > 0)
+  })
+
+  test('a turn that is paused unwinds at once, before others and uncharged, and begins again later', async () => {
+    const { dispatcher } = quiet()
+    const [a, b] = [dispatcher.admit(), dispatcher.admit()]
+    const order: string[] = []
+    await a.begin()
+    const unwound = a.yield().then(() => { order.push('a unwinds'); a.leave() })
+    const other = b.begin().then(() => { order.push('b'); b.leave() })
+    dispatcher.pause(a.node)
+    a.unwind()
+    await Promise.all([unwound, other])
+    assert.deepEqual(order, ['a unwinds', 'b'])
+    const { runningNs, stints } = dispatcher.account(a.node)
+    // It wanted to run when it was paused, but nobody is there to.
+    dispatcher.unpause(a.node)
+    await new Promise((resolve) => { setTimeout(resolve, 5) })
+    assert.equal(dispatcher.queue.current, undefined)
+    dispatcher.pause(a.node)
+    const begun = a.begin()
+    dispatcher.unpause(a.node)
+    await begun
+    a.leave()
+    assert.ok(dispatcher.account(a.node).stints > stints && dispatcher.account(a.node).runningNs > runningNs)
+    a.unwind()
+  })
+
   test('the event loop turns between two who yield at once, and for all messages that are announced', async () => {
     const { dispatcher, control, alarm } = quiet()
     const turn = dispatcher.admit()

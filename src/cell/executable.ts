@@ -3,7 +3,9 @@
 // All of it can be posted to a worker: V8 shares the compiled code of a WebAssembly.Module between threads.
 // Elsewhere: how it comes to be (program.ts), what becomes of it (cell.ts).
 
+import type { CaptureInfo } from '../translate/capture_info.ts'
 import type { HypercallName } from '../wasi/cellar/table.ts'
+import type { ProgramRules } from './program.ts'
 
 /** A program as a pCPU takes it. */
 export type Executable = {
@@ -28,6 +30,10 @@ export type Executable = {
     /** The import that is its pCPU's control memory, or the export that is its fuel. */
     readonly control?: string; readonly fuel?: string
   }
+  /** Whether its cells can be captured (translate/capture.ts), and if not, why. Absent: nobody has tried. */
+  readonly capture?: { readonly can: true; readonly info: CaptureInfo } | { readonly can: false; readonly why: string }
+  /** Where it was loaded from, for who needs its code again. */
+  readonly source?: { readonly path: string; readonly rules: ProgramRules } | undefined
   /** A byte offset in the module's code, less this, is one in the program's file; undefined: they don't correspond. */
   readonly codeOffsetDelta: number | undefined
 }

@@ -28,6 +28,7 @@ const FILES: Record<Signature['file'], () => Promise<Record<string, unknown>>> =
   clock: () => import('../wasi/p1/clock.ts'),
   fd: () => import('../wasi/p1/fd.ts'),
   filestat: () => import('../wasi/p1/filestat.ts'),
+  lifecycle: () => import('../wasi/cellar/lifecycle.ts'),
   net: () => import('../wasi/cellar/net.ts'),
   path: () => import('../wasi/p1/path.ts'),
   poll: () => import('../wasi/p1/poll.ts'),

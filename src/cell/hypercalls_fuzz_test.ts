@@ -2,7 +2,8 @@
 //
 // A cell with a console, a folder and a listening socket gets random calls whose arguments lean towards what is
 // interesting: descriptors that exist, pointers at both ends of the memory, small sizes, the extremes of i32. Memory
-// holds random bytes and a few names. Whatever comes: the answer is an errno, WAIT or STOP, and nothing is thrown.
+// holds random bytes and a few names. A guest may be one that goes on from a snapshot by some event, and a call one in
+// which it was captured. Whatever comes: the answer is an errno, WAIT or STOP, and nothing is thrown.
 
 import assert from 'node:assert/strict'
 import { mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync } from 'node:fs'
@@ -10,8 +11,9 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { ECONNREFUSED, ERRNO_NAMES } from '../base/errno.ts'
+import { ECONNREFUSED, ENOMEM, ERRNO_NAMES } from '../base/errno.ts'
 import { GuestFault } from '../services/guest_memory.ts'
+import { EVENT_KINDS, newGrant, type EventKind } from '../services/lifecycle/lifecycle.ts'
 import { isSupported } from '../sys/libc.ts'
 import { HYPERCALLS, type HypercallName } from '../wasi/cellar/table.ts'
 import { STOP, WAIT, type Hypercall } from '../wasi/p1/context.ts'
@@ -34,7 +36,9 @@ const value = fc.oneof(
   { weight: 1, arbitrary: fc.integer({ min: -(2 ** 31), max: 2 ** 31 - 1 }) },
   { weight: 1, arbitrary: fc.constantFrom(-1, 0x7fffffff, -0x80000000, 0xffff, 0x10000) },
 )
-const call = fc.tuple(fc.constantFrom(...HYPERCALL_NAMES), fc.array(value, { minLength: 12, maxLength: 12 }))
+const call = fc.tuple(fc.constantFrom(...HYPERCALL_NAMES), fc.array(value, { minLength: 12, maxLength: 12 }),
+  fc.constantFrom(-1, -1, 0, 1e9))
+const event = fc.constantFrom(undefined, ...Object.keys(EVENT_KINDS) as EventKind[])
 
 /** Fills the memory with small numbers, pointers and names, as a program's would be. */
 function fill(cell: Cell, seed: number): void {
@@ -47,9 +51,9 @@ function fill(cell: Cell, seed: number): void {
   NAMES.forEach((name, i) => new TextEncoder().encodeInto(name, bytes.subarray(i * 64)))
 }
 
-async function answersOf(cell: Cell, calls: readonly [HypercallName, number[]][]): Promise<void> {
+async function answersOf(cell: Cell, calls: readonly [HypercallName, number[], since: number][]): Promise<void> {
   const implementations = new Map<HypercallName, Hypercall>()
-  for (const [name, args] of calls) {
+  for (const [name, args, since] of calls) {
     const { module, file, params }: Signature = HYPERCALLS[name]
     if (!implementations.has(name)) {
       implementations.set(name, (await import(
@@ -57,6 +61,7 @@ async function answersOf(cell: Cell, calls: readonly [HypercallName, number[]][]
     }
     const count = params.length + params.filter((type) => type === 'i64').length
     cell.context.memory.refresh()
+    if (!cell.context.hasOperation) cell.context.since = since
     let answer: number
     try {
       answer = implementations.get(name)!(cell.context, ...args.slice(0, count))
@@ -87,11 +92,15 @@ test('no sequence of hypercalls brings forth anything but answers, or reaches be
     volumes: [{ host: granted, guest: '/', readOnly: false }],
   }
   try {
-    await fc.assert(fc.asyncProperty(fc.array(call, { maxLength: CALLS_MAX }), fc.nat(), async (calls, seed) => {
+    const calls = fc.array(call, { maxLength: CALLS_MAX })
+    await fc.assert(fc.asyncProperty(calls, fc.nat(), event, async (calls, seed, event) => {
       rmSync(granted, { recursive: true, force: true })
       mkdirSync(join(granted, 'sub'), { recursive: true })
       writeFileSync(join(granted, 'file'), 'some bytes of a file')
       const cell = await new Pcpu().create(executable, grants, streams, { dialer: { dial: async () => ECONNREFUSED } })
+      if (event !== undefined) {
+        cell.context.lifecycle = { grant: newGrant({ id: 'g', name: 'guest', event }), request: async () => ENOMEM }
+      }
       fill(cell, seed)
       try {
         await answersOf(cell, calls)

@@ -14,7 +14,7 @@ export function loadExecutable(path: string, rules: ProgramRules = { stubs: [] }
 }
 
 /** What a pCPU needs to know of a compiled program. */
-export function executableOf({ path, module, prepared, compiled }: Program): Executable {
+export function executableOf({ path, module, prepared, compiled }: Program, rules?: ProgramRules): Executable {
   const functions = module.imports.filter(({ kind }) => kind === 'func')
   const hypercalls = new Set(
     functions.filter((one) => isHypercall(module, one)).map(({ name }) => name as HypercallName))
@@ -29,16 +29,22 @@ export function executableOf({ path, module, prepared, compiled }: Program): Exe
       : { module: HYPERVISOR_MODULE, name: memoryName(0), min: memory.min, max: memory.max },
     start: prepared.hasStart ? START_EXPORT : undefined,
     codeOffsetDelta: prepared.codeOffsetDelta,
+    source: rules === undefined ? undefined : { path, rules },
   }
 }
 
 /** The gate's module for a guest with these imports; compiled once. */
 export function gateFor(
-  hypercalls: readonly HypercallName[], preemptible = false, looks = false,
+  hypercalls: readonly HypercallName[], { preemptible = false, looks = false, capture = false }: {
+    readonly preemptible?: boolean; readonly looks?: boolean; readonly capture?: boolean } = {},
 ): WebAssembly.Module {
   const gated = hypercalls.filter((name) => looks || isGated(name))
-  const key = `${preemptible} ${looks} ${gated.join()}`
+  const numbers = capture ? new Map(hypercalls.map((name, i) => [name, i])) : undefined
+  const key = `${preemptible} ${looks} ${gated.map((name) => `${name} ${numbers?.get(name)}`).join()}`
   let gate = gates.get(key)
-  if (gate === undefined) gates.set(key, gate = new WebAssembly.Module(encodeGate(gated, preemptible, looks)))
+  if (gate === undefined) {
+    gate = new WebAssembly.Module(encodeGate(gated, { preemptible, looks, capture: numbers }))
+    gates.set(key, gate)
+  }
   return gate
 }

@@ -6,15 +6,18 @@
 // guest that never waits keeps its pCPU.
 
 import { WASM_PAGES_MAX } from '../base/limits.ts'
-import { hostClock } from '../services/clock/clock.ts'
+import { CellarError } from '../base/errors.ts'
+import { hostClock, type Clock } from '../services/clock/clock.ts'
 import type { Descriptor } from '../services/descriptor.ts'
 import { hostEntropy } from '../services/entropy/entropy.ts'
 import { Iovecs } from '../services/iovecs.ts'
+import type { Lifecycle } from '../services/lifecycle/lifecycle.ts'
 import type { Dialer } from '../services/net/dialer.ts'
 import { RIGHTS_DIRECTORY, RIGHTS_FILE, RIGHTS_LISTENER, RIGHTS_SOCKET, RIGHTS_STREAM } from '../wasi/p1/abi.ts'
+import { CONTROL_PAGES } from '../translate/save_area.ts'
 import type { Turn } from '../wasi/p1/context.ts'
 import { Descriptors } from '../wasi/p1/descriptors.ts'
-import { Cell, type CellParts } from './cell.ts'
+import { Cell, type CellParts, type Origin } from './cell.ts'
 import type { Executable } from './executable.ts'
 import { HYPERCALL_NAMES, loadHypercalls, type Tracer } from './hypercalls.ts'
 
@@ -50,11 +53,15 @@ export type Watch = {
   readonly dialer?: Dialer | undefined
   /** Gives it more descriptors, after its folders and sockets. */
   readonly more?: ((descriptors: Descriptors) => Promise<void>) | undefined
+  /** Who it is, and what it may ask of its host. */
+  readonly lifecycle?: Lifecycle | undefined
+  /** It goes on from there, in place of beginning. */
+  readonly from?: Origin | undefined
 }
 
 /** A pCPU's control memory: shared with the thread that keeps the time (alarm.ts). */
 export function newControl(): WebAssembly.Memory {
-  return new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true })
+  return new WebAssembly.Memory({ initial: CONTROL_PAGES, maximum: CONTROL_PAGES, shared: true })
 }
 
 /** One thread's share of the hypervisor. */
@@ -84,7 +91,31 @@ export class Pcpu {
       if (grants.volumes !== undefined && grants.volumes.length > 0) await addVolumes(descriptors, grants.volumes)
       if (grants.listen !== undefined && grants.listen.length > 0) await addListeners(descriptors, grants.listen)
       await watch.more?.(descriptors)
-      return this.createNow(executable, grants, descriptors, watch)
+      if (watch.from === undefined) return this.createNow(executable, grants, descriptors, watch)
+      return await this.#createFrom(watch.from, executable, grants, descriptors, watch)
+    } catch (error) {
+      descriptors.closeAll()
+      throw error
+    }
+  }
+
+  // `granted` are closed, or are the cell's.
+  async #createFrom(
+    origin: Origin, executable: Executable, grants: Grants, granted: Descriptors, watch: Watch,
+  ): Promise<Cell> {
+    const { restoreDescriptors } = await import('../wasi/p1/saved_descriptors.ts')
+    const { restoreEvents } = await import('../services/lifecycle/events.ts')
+    const { state } = origin
+    if (executable.capture?.can !== true || !Number.isFinite(state.monotonicNs)) {
+      throw new CellarError('SNAPSHOT_FOREIGN', [executable.capture?.can === true ? 'its clock is none'
+        : 'its program can\'t be captured here'])
+    }
+    const { lifecycle } = watch
+    const descriptors = await restoreDescriptors(state.descriptors, granted, lifecycle === undefined ? undefined
+      : (is) => restoreEvents(is, lifecycle.grant))
+    try {
+      return this.createNow(executable, { ...grants, args: state.args,
+        env: state.env.map((one) => one.split(/=(.*)/s).slice(0, 2) as [string, string]) }, descriptors, watch)
     } catch (error) {
       descriptors.closeAll()
       throw error
@@ -95,12 +126,13 @@ export class Pcpu {
    * As `create`, with descriptors that are already open and hypercalls that are already loaded: one synchronous step.
    */
   createNow(executable: Executable, grants: Grants, descriptors: Descriptors, watch: Watch = {}): Cell {
-    const { tracer, counts, turn, dialer } = watch
+    const { tracer, counts, turn, dialer, lifecycle, from } = watch
     const parts: CellParts = {
       args: grants.args.map(terminated),
       // Of a variable that is given twice the later counts.
       env: [...new Map(grants.env)].map(([name, value]) => terminated(`${name}=${value}`)),
-      clock: grants.clockResolution === undefined ? this.#clock : hostClock(grants.clockResolution),
+      clock: this.#clockOf(grants, from),
+      lifecycle,
       entropy: hostEntropy,
       iovecs: this.#iovecs,
       descriptors,
@@ -111,7 +143,13 @@ export class Pcpu {
       tracer,
       counts: counts ?? new Uint32Array(HYPERCALL_NAMES.length),
     }
-    return new Cell(executable, parts)
+    return new Cell(executable, parts, from)
+  }
+
+  // The monotonic clock of a cell that goes on from elsewhere goes on from what it was there.
+  #clockOf({ clockResolution }: Grants, from: Origin | undefined): Clock {
+    if (clockResolution === undefined && from === undefined) return this.#clock
+    return hostClock(clockResolution, from === undefined ? 0 : from.state.monotonicNs - this.#clock.monotonic())
   }
 }
 

@@ -7,10 +7,13 @@
 import { closeSync } from 'node:fs'
 import { parentPort, workerData } from 'node:worker_threads'
 import { CellarError } from '../base/errors.ts'
+import { nowNs } from '../base/stopwatch.ts'
 import type { LabelledOutput } from '../services/console/labelled.ts'
 import { nullConsole } from '../services/console/console.ts'
 import type { RemoteInput, RemoteOutput, RemotePort } from '../services/console/remote.ts'
 import { StandardInput, StandardOutput } from '../services/console/stdio.ts'
+import type { Asked, LifecycleGrant } from '../services/lifecycle/lifecycle.ts'
+import type { RemoteLifecycle } from '../services/lifecycle/remote.ts'
 import { ENDED, type Node, type Terms } from '../sched/node.ts'
 import type { Account } from '../sched/run_queue.ts'
 import type { End } from '../wasi/p1/context.ts'
@@ -19,8 +22,10 @@ import type { Cell, Outcome, Usage } from './cell.ts'
 import { Dispatcher, type ScheduledTurn } from './dispatcher.ts'
 import type { Executable } from './executable.ts'
 import type { Call } from './library.ts'
+import { lend } from './memory_image.ts'
 import { flushed, Pcpu, type Console, type Grants } from './pcpu.ts'
 import type { NetCommand, NetGrants, NetReport } from './pcpu_net.ts'
+import type { CellState } from './state.ts'
 
 /** What a pCPU is started with (workerData). Without `shared`, cells run until they wait. */
 export type PcpuStart = {
@@ -53,6 +58,12 @@ export type Start = {
   readonly net?: NetGrants | undefined
   /** It is stopped when it has run for so long. */
   readonly timeoutNs?: number | undefined
+  /** Who it is, and what has become of it; undefined: nobody keeps it. */
+  readonly lifecycle?: LifecycleGrant | undefined
+  /** It goes on from there, in place of beginning. */
+  readonly from?: { readonly state: CellState; readonly continuation: WebAssembly.Module } | undefined
+  /** It is there, and waits for `pause` to let it run. */
+  readonly paused?: boolean | undefined
 }
 
 /** Owner → worker. */
@@ -63,7 +74,16 @@ export type Command =
   | { readonly pool: string; readonly terms: Terms }
   | { readonly id: number; readonly terms: Terms }
   | { readonly stop: number; readonly end: End }
-  | { readonly report: 'all' | 'pools' }
+  | { readonly report: 'all' | 'pools' | 'loads' }
+  /** Keeps a cell from running, or lets it again. */
+  | { readonly pause: number; readonly is: boolean }
+  /** Stops a cell, and answers with what is left of it; then it goes on, or is given up. `lend`: until `unlend`. */
+  | { readonly capture: number; readonly lend: boolean }
+  | { readonly unlend: number }
+  | { readonly goOn: number; readonly continuation: WebAssembly.Module }
+  | { readonly giveUp: number }
+  /** The answer to what a cell has asked (services/lifecycle/remote.ts). */
+  | { readonly told: number; readonly serial: number; readonly errno: number }
   /** Of a remote console: pieces of output are done with; input; its end (null); nobody reads any more. */
   | { readonly credit: number; readonly channel: number; readonly bytes: number }
   | { readonly input: number; readonly bytes: Uint8Array | null }
@@ -86,10 +106,24 @@ export type Report =
   | { readonly id: number; readonly created: true }
   | { readonly id: number; readonly ended: Outcome; readonly usage: Usage; readonly figures?: Figures }
   | { readonly id: number; readonly failed: Pick<CellarError, 'code' | 'values'> }
-  | { readonly figures: readonly Figures[]; readonly busyNs: number; readonly pools: readonly PoolFigures[] }
+  | Told
+  | { readonly paused: number; readonly is: boolean }
+  | { readonly captured: number; readonly state: CellState; readonly figures: Figures }
+  | { readonly captured: number; readonly failed: Pick<CellarError, 'code' | 'values'> }
+  | { readonly asks: number; readonly asked: Asked; readonly serial: number }
   | { readonly output: number; readonly channel: number; readonly bytes: Uint8Array }
   | { readonly taken: number; readonly count: number }
   | NetReport
+
+/** What a pCPU tells when it is asked to: `figures` of all, or `loads` since it was last asked for them. */
+export type Told = {
+  readonly figures: readonly Figures[]; readonly loads: readonly LoadFigures[]
+  readonly busyNs: number; readonly pools: readonly PoolFigures[]
+}
+
+/** Of `forNs`, what a cell has wanted of the pCPU, and what it was given. Who wants next to nothing isn't told of. */
+export type LoadFigures = { readonly id: number; readonly forNs: number; readonly wantedNs: number
+  readonly receivedNs: number; readonly memoryBytes: number }
 
 /** For how long a pool's cells on this pCPU have wanted to run, as a whole. */
 export type PoolFigures = { readonly pool: string; readonly ageNs: number; readonly wantedNs: number }
@@ -99,7 +133,16 @@ const GONE = -1
 
 type RemoteConsole = { readonly stdin: RemoteInput | undefined; readonly stdout: RemoteOutput
   readonly stderr: RemoteOutput }
-type Running = { cell: Cell | undefined; readonly turn: ScheduledTurn | undefined; end?: End; remote?: RemoteConsole }
+type Running = {
+  cell: Cell | undefined; readonly turn: ScheduledTurn | undefined; end?: End; remote?: RemoteConsole
+  lifecycle?: RemoteLifecycle
+  /** By its owner; because it is captured. */
+  isPaused: boolean; isHeld: boolean
+  /** Who waits for the cell to be there. */
+  readonly created: PromiseWithResolvers<void>
+  /** Its account when its load was last asked for. */
+  seen?: { readonly atNs: number; readonly wantedNs: number; readonly receivedNs: number }
+}
 
 const { shared, processor, net: hasNet } = workerData as PcpuStart
 const pcpu = new Pcpu(shared?.control)
@@ -110,6 +153,8 @@ const running = new Map<number, Running>()
 const ids = new Map<Node<ScheduledTurn>, number>()
 const pools = new Map<string, Node<ScheduledTurn>>()
 const executables = new Map<number, Executable>()
+/** Memories that other threads copy from: they are there until those are done, whatever becomes of their cells. */
+const lent = new Map<number, WebAssembly.Memory>()
 const port = parentPort!
 
 // Before the first message: input may follow a start at once.
@@ -131,6 +176,12 @@ port.on('message', (message: Command) => {
   else if ('stop' in message) stop(message.stop, message.end)
   else if ('report' in message) report(message.report)
   else if ('executable' in message) setExecutable(message.executable, message.is)
+  else if ('pause' in message) pause(message.pause, message.is)
+  else if ('capture' in message) void capture(message.capture, message.lend)
+  else if ('unlend' in message) lent.delete(message.unlend)
+  else if ('goOn' in message) goOn(message.goOn, message.continuation)
+  else if ('giveUp' in message) running.get(message.giveUp)?.cell?.giveUp()
+  else if ('told' in message) running.get(message.told)?.lifecycle?.told(message.serial, message.errno)
   else if ('net' in message) net!.handle(message)
   else tellConsole(message)
 })
@@ -160,13 +211,16 @@ async function start(message: { readonly start: number } & Started): Promise<voi
   const executable = typeof message.executable === 'number' ? executables.get(message.executable)! : message.executable
   const turn = dispatcher?.admit(message.terms, message.pool === undefined ? undefined : pools.get(message.pool))
   if (turn !== undefined) ids.set(turn.node, id)
-  const record: Running = { cell: undefined, turn }
+  const record: Running = { cell: undefined, turn, isPaused: message.paused === true, isHeld: false,
+    created: Promise.withResolvers() }
   running.set(id, record)
+  holdOrNot(record)
   let callOff = (): void => {}
   try {
     const { labelled, ...console } = await consoleFor(message, record)
     const cell = await create({ ...message, executable }, console, turn)
     record.cell = cell
+    record.created.resolve()
     post({ id, created: true })
     if (record.end !== undefined) cell.context.stop(record.end)
     if (timeoutNs !== undefined && dispatcher !== undefined) {
@@ -175,8 +229,10 @@ async function start(message: { readonly start: number } & Started): Promise<voi
     const ended = calls === undefined ? await cell.run()
       : await (await import('./library.ts')).runLibrary(cell, executable.name, calls)
     callOff()
-    await flushed(grants)
-    for (const stream of labelled) await stream.settled(SETTLE_MS_MAX)
+    if (ended.kind !== 'moved') {
+      await flushed(grants)
+      for (const stream of labelled) await stream.settled(SETTLE_MS_MAX)
+    }
     const figures = turn === undefined ? {} : { figures: figuresOf(id, cell, turn) }
     post({ id, ended, usage: cell.usage(), ...figures })
   } catch (error) {
@@ -186,6 +242,7 @@ async function start(message: { readonly start: number } & Started): Promise<voi
   } finally {
     callOff()
     running.delete(id)
+    record.created.resolve()
     if (message.net !== undefined) net!.release(message.net.guest)
     if (turn !== undefined) ids.delete(turn.node)
     turn?.close()
@@ -240,24 +297,89 @@ function setTerms(id: number, terms: Terms): void {
   if (turn !== undefined && turn.node.state !== ENDED) dispatcher!.setTerms(turn.node, terms)
 }
 
+function pause(id: number, is: boolean): void {
+  const record = running.get(id)
+  if (record === undefined) return
+  record.isPaused = is
+  holdOrNot(record)
+  post({ paused: id, is })
+}
+
+function holdOrNot({ turn, isPaused, isHeld }: Running): void {
+  if (turn === undefined || turn.node.state === ENDED) return
+  if (isPaused || isHeld) dispatcher!.pause(turn.node)
+  else dispatcher!.unpause(turn.node)
+}
+
+// It is paused until it goes on, and unwinds its stack at once, however many are before it.
+async function capture(id: number, lends: boolean): Promise<void> {
+  const record = running.get(id)
+  await record?.created.promise
+  const { cell, turn } = record ?? {}
+  if (record === undefined || cell === undefined || turn === undefined || turn.node.state === ENDED) return
+  record.isHeld = true
+  holdOrNot(record)
+  const { memory } = cell.context.memory
+  if (lends) {
+    lend(memory)
+    lent.set(id, memory)
+  }
+  try {
+    const captured = cell.capture()
+    turn.unwind()
+    const state = await captured
+    post({ captured: id, state: { ...state, deadlineNs: cell.context.deadlineNs },
+      figures: figuresOf(id, cell, turn) })
+  } catch (error) {
+    if (!(error instanceof CellarError)) throw error
+    record.isHeld = false
+    holdOrNot(record)
+    post({ captured: id, failed: { code: error.code, values: error.values } })
+  }
+}
+
+function goOn(id: number, continuation: WebAssembly.Module): void {
+  const record = running.get(id)
+  if (record?.cell === undefined || !record.isHeld) return
+  record.cell.goOn(continuation)
+  record.isHeld = false
+  holdOrNot(record)
+}
+
 function stop(id: number, end: End): void {
   const record = running.get(id)
   if (record === undefined) return
   if (record.cell === undefined) record.end = end
   else record.cell.context.stop(end)
+  record.isPaused = record.isHeld = false
+  holdOrNot(record)
   // It needs the pCPU once more to end: no limit is to keep it from that.
   setTerms(id, UNLIMITED)
 }
 
-function report(what: 'all' | 'pools'): void {
-  const figures = what === 'pools' ? [] : [...running].flatMap(([id, { cell, turn }]) =>
+function report(what: 'all' | 'pools' | 'loads'): void {
+  const figures = what !== 'all' ? [] : [...running].flatMap(([id, { cell, turn }]) =>
     cell === undefined || turn === undefined ? [] : [figuresOf(id, cell, turn)])
   const wanted = [...pools].map(([pool, node]): PoolFigures => {
     const { ageNs, runningNs, runnableNs, throttledNs } = dispatcher!.account(node)
     return { pool, ageNs, wantedNs: runningNs + runnableNs + throttledNs }
   })
-  post({ figures, busyNs: dispatcher === undefined ? 0 : dispatcher.account(dispatcher.queue.root).runningNs,
+  const loads = what === 'loads' ? [...running].flatMap(([id, record]) => loadOf(id, record)) : []
+  post({ figures, loads, busyNs: dispatcher === undefined ? 0 : dispatcher.account(dispatcher.queue.root).runningNs,
     pools: wanted })
+}
+
+function loadOf(id: number, record: Running): LoadFigures[] {
+  const { cell, turn, seen } = record
+  if (cell === undefined || turn === undefined) return []
+  const atNs = nowNs()
+  const { runningNs, runnableNs } = dispatcher!.account(turn.node)
+  record.seen = { atNs, wantedNs: runningNs + runnableNs, receivedNs: runningNs }
+  if (seen === undefined) return []
+  const [forNs, wantedNs] = [atNs - seen.atNs, runningNs + runnableNs - seen.wantedNs]
+  if (wantedNs < LOAD_MIN * forNs) return []
+  return [{ id, forNs, wantedNs, receivedNs: runningNs - seen.receivedNs,
+    memoryBytes: cell.context.memory.memory.buffer.byteLength }]
 }
 
 function figuresOf(id: number, cell: Cell, { node }: ScheduledTurn): Figures {
@@ -279,5 +401,7 @@ function post(message: Report): void {
 
 const UNLIMITED: Terms = { shares: 10_000, reservation: 0, limit: Infinity }
 const TIMED_OUT = 124
+/** Of a pCPU: who wants less is no load. */
+const LOAD_MIN = 0.01
 /** How long a cell's end is held back for its last line to be written. */
 const SETTLE_MS_MAX = 1000

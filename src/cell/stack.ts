@@ -1,29 +1,34 @@
 // cell/stack.ts: several cells that share pCPUs: the threads, who runs on which, and what became of them.
 //
 // A pCPU is a worker thread, bound to a processor where the kernel lets it; one more thread keeps the time. A cell is
-// placed when it starts and stays (its stack and instance can't leave their isolate), so fairness over all pCPUs is
-// made by placement (sched/placement.ts), and a pool's terms are split over the pCPUs on which it has cells (pools.ts),
-// anew each time the figures are read. A stack of ten thousand cells takes one more as fast as an empty one does: what
-// placement needs of those that are there is kept as sums. Elsewhere: the thread of a pCPU (pcpu_worker.ts), the
-// policy (sched).
+// placed when it starts, and stays unless it is captured and moved (captures.ts). So fairness over all pCPUs is made by
+// placement (sched/placement.ts) and, from time to time, by `rebalance`; a pool's terms are split over the pCPUs on
+// which it has cells (pools.ts), anew each time the figures are read. A stack of ten thousand cells takes one more as
+// fast as an empty one does: what placement needs of those that are there is kept as sums. Elsewhere: the thread of a
+// pCPU (pcpu_worker.ts), one cell (resident.ts), the policy (sched).
 
 import { availableParallelism } from 'node:os'
 import { SHARE_ENV, Worker, type Transferable } from 'node:worker_threads'
 import { CellarError } from '../base/errors.ts'
 import { newStreams } from '../services/console/labelled.ts'
 import type { Terms } from '../sched/node.ts'
-import {
-  entitlements, place, RESERVABLE, refusal, type Guest, type Pcpu, type Refusal, type Wish,
-} from '../sched/placement.ts'
+import { entitlements, place, RESERVABLE, refusal, type Guest, type Pcpu, type Refusal } from '../sched/placement.ts'
 import type { End } from '../wasi/p1/context.ts'
+import type { Asked } from '../services/lifecycle/lifecycle.ts'
 import { announce, newBell } from './alarm.ts'
-import type { Outcome, Usage } from './cell.ts'
+import { Balance } from './balance.ts'
+import { Captures, type Child, type ContinuationSource, type ForkEvents } from './captures.ts'
 import type { Executable } from './executable.ts'
 import { newControl } from './pcpu.ts'
-import type { Command, Figures, PcpuStart, Report, Start } from './pcpu_worker.ts'
+import type { Command, Figures, PcpuStart, Report, Told } from './pcpu_worker.ts'
 import type { NetCommand, NetReport } from './pcpu_net.ts'
 import { Pools, type Telling } from './pools.ts'
+import { Resident, sumOfFigures, type Ended, type Member } from './resident.ts'
+import type { CellState } from './state.ts'
 import type { Timer } from './timer_worker.ts'
+import { wishes } from './wishes.ts'
+
+export type { Ended, Member } from './resident.ts'
 
 /** A stack of cells. */
 export type StackOptions = {
@@ -32,6 +37,8 @@ export type StackOptions = {
   readonly quantumNs: number
   readonly pools?: ReadonlyMap<string, Terms>
   readonly on?: StackEvents
+  /** Left out, no cell goes on after it was captured. */
+  readonly continuations?: ContinuationSource
 }
 
 /** What the owner of a stack may want to hear, beside how its cells end. Cells by the ids that `start` gave. */
@@ -43,13 +50,11 @@ export type StackEvents = {
   taken?(id: number, count: number): void
   /** What a pCPU says to the switchboard. Left out, cells have no networks. */
   net?(pcpu: number, report: NetReport): void
+  /** A cell leaves its pCPU, and goes on on another: who dials it is sent there from now on. */
+  moved?(id: number, pcpu: number): void
+  /** A cell asks its host for something (services/lifecycle): `told` answers. */
+  asks?(id: number, asked: Asked, serial: number): void
 }
-
-/** A cell of a stack. */
-export type Member = Start & { readonly name: string; terms: Terms }
-
-/** How a cell of a stack ended. */
-export type Ended = { readonly outcome: Outcome; readonly usage: Usage; readonly figures: Figures }
 
 /** How long a pCPU has to tell figures: it does when its cell's quantum ends. */
 const ANSWER_MS_MAX = 1000
@@ -61,12 +66,7 @@ type Thread = {
   /** Executables that it has, by the numbers that it knows them by. */
   readonly executables: Set<number>
   /** Who waits for its figures, in the order of asking. */
-  readonly askers: ((figures: readonly Figures[]) => void)[]
-}
-type Resident = {
-  readonly id: number; readonly pcpu: number; member: Member; last: Figures | undefined
-  created: (() => void) | undefined
-  readonly resolve: (ended: Ended) => void; readonly reject: (error: unknown) => void
+  readonly askers: ((told: Told) => void)[]
 }
 
 /** Cells that share pCPUs as their terms say. */
@@ -77,14 +77,25 @@ export class Stack {
   readonly #pools: Pools
   readonly #executables = new Map<Executable, number>()
   readonly #on: StackEvents
+  readonly #continuations: ContinuationSource
+  readonly #captures: Captures
+  readonly #balance: Balance
   #reservedOutside = 0
   #nextId = 0
   #isOver = false
 
-  constructor({ pcpus = availableParallelism(), quantumNs, pools = new Map(), on = {} }: StackOptions) {
+  constructor({ pcpus = availableParallelism(), quantumNs, pools = new Map(), on = {},
+    continuations = NO_CONTINUATIONS }: StackOptions) {
     const [bell, streams] = [newBell(), newStreams()]
     this.#on = on
     this.#pools = new Pools(pcpus)
+    this.#continuations = continuations
+    this.#captures = new Captures({ continuations,
+      resident: (id) => this.#residents.get(id), post: (pcpu, command) => this.#post(pcpu, command),
+      launch: (id, member, pcpu, paused) => this.#launch(id, member, pcpu, paused),
+      start: (member, pcpu, created) => this.start(member, pcpu, created), admit: (member) => this.admit(member),
+      count: (pcpu, member, count) => this.#count(pcpu, member, count), moved: (id, pcpu) => on.moved?.(id, pcpu) })
+    this.#balance = new Balance(this.#captures)
     const controls: SharedArrayBuffer[] = []
     for (let i = 0; i < pcpus; i++) {
       const control = newControl()
@@ -166,16 +177,23 @@ export class Stack {
 
   /**
    * Starts a cell on a pCPU (of `plan` or `admit`): its id, and how it ends. The promise is rejected with a
-   * CellarError. `created`: called when the cell is there, before anything of the guest runs.
+   * CellarError. `created`: called when the cell is there, before anything of the guest runs. Throws SNAPSHOT_FOREIGN
+   * if what it is to go on from isn't its program's.
    */
   start(member: Member, pcpu: number, created?: () => void): { id: number; ended: Promise<Ended> } {
     const id = this.#nextId++
     const { promise, resolve, reject } = Promise.withResolvers<Ended>()
-    this.#residents.set(id, { id, pcpu, member, last: undefined, created, resolve, reject })
+    this.#launch(id, member, pcpu, false)
+    this.#residents.set(id, new Resident(id, pcpu, member, { created, resolve, reject }))
     this.#count(pcpu, member, 1)
-    const { name: _, executable, ...start } = member
-    this.#post(pcpu, { start: id, ...start, executable: this.#numberOf(executable, pcpu) })
     return { id, ended: promise }
+  }
+
+  #launch(id: number, member: Member, pcpu: number, paused: boolean): void {
+    const { name: _, executable, from, ...start } = member
+    this.#post(pcpu, { start: id, ...start, paused, executable: this.#numberOf(executable, pcpu),
+      ...(from === undefined ? {} : { from: { state: from.state,
+        continuation: from.continuation ?? this.#continuations.of(executable, from.state.frames) } }) })
   }
 
   // Posted once to each pCPU: beside many cells its copy takes as long as starting a tenth of one.
@@ -255,11 +273,68 @@ export class Stack {
     return this.#pools.isBounded && !this.#pools.isIdle
   }
 
-  /** Ends a cell from outside. */
+  /** Ends a cell from outside, be it paused or captured. */
   stop(id: number, end: End): void {
     const resident = this.#residents.get(id)
-    if (resident !== undefined) this.#post(resident.pcpu, { stop: id, end })
+    if (resident === undefined) return
+    resident.end = end
+    this.#post(resident.pcpu, { stop: id, end })
   }
+
+  /** Keeps a cell from running until `resume`. Resolves when it is so: false if it has ended. */
+  pause(id: number): Promise<boolean> { return this.#pause(id, true) }
+
+  /** Lets a cell run again that was paused. False if it has ended. */
+  resume(id: number): Promise<boolean> { return this.#pause(id, false) }
+
+  #pause(id: number, is: boolean): Promise<boolean> {
+    const resident = this.#residents.get(id)
+    if (resident === undefined) return Promise.resolve(false)
+    resident.isPaused = is
+    return new Promise((resolve) => {
+      resident.pausing.push({ is, resolve })
+      this.#post(resident.pcpu, { pause: id, is })
+    })
+  }
+
+  /**
+   * Stops a cell and says what is left of it. It stays so, and is the caller's, until `goOn` or `giveUp`; others that
+   * want to capture it wait until then. Rejects with CAPTURE_IMPOSSIBLE, or CAPTURE_ENDED.
+   */
+  capture(id: number): Promise<CellState> { return this.#captures.capture(id) }
+
+  /** A cell that was captured goes on. Nothing happens to one that has ended meanwhile. */
+  goOn(id: number): void { this.#captures.goOn(id) }
+
+  /** A cell that was captured ends as { kind: 'moved' }: it goes on elsewhere. Resolves when it holds nothing here. */
+  giveUp(id: number): Promise<void> { return this.#captures.giveUp(id) }
+
+  /**
+   * Copies a cell as it is now, and lets it go on: each member's cell begins there, on a pCPU by `admit`. Rejects as
+   * `capture` and `admit` do, and has started none then.
+   */
+  fork(id: number, members: readonly Member[], events?: ForkEvents): Promise<Child[]> {
+    return this.#captures.fork(id, members, events)
+  }
+
+  /**
+   * Moves a cell to another pCPU, where it goes on. What doesn't move with it is closed (connections). Rejects as
+   * `capture` does, or if it can't be there: then it goes on where it is.
+   */
+  async move(id: number, pcpu: number): Promise<void> { await this.#captures.move(id, pcpu) }
+
+  /**
+   * Looks at who wants how much of the pCPUs, and moves some cells if that is uneven: to be called every second or two.
+   * Only those are moved that lose nothing by it. How many have been.
+   */
+  async rebalance(): Promise<number> {
+    if (this.#threads.length < 2 || this.#isOver) return 0
+    const told = await Promise.all(this.#threads.map((thread, i) => this.#ask(thread, i, 'loads')))
+    return await this.#balance.even(told, this.#threads, (id) => this.#residents.get(id), this.#pools.terms)
+  }
+
+  /** Answers what a cell has asked. */
+  told(id: number, serial: number, errno: number): void { this.#postTo(id, { told: id, serial, errno }) }
 
   /**
    * What became of the time of the cells that run, by id; pools are split anew by what their cells want. Of a pCPU that
@@ -267,13 +342,16 @@ export class Stack {
    */
   async figures(): Promise<Map<number, Figures & { readonly pcpu: number }>> {
     const found = new Map<number, Figures & { readonly pcpu: number }>()
-    for (const { id, pcpu, last } of this.#residents.values()) if (last !== undefined) found.set(id, { ...last, pcpu })
     await Promise.all(this.#threads.map(async (thread, pcpu) => {
-      for (const one of await this.#ask(thread, pcpu, 'all')) found.set(one.id, { ...one, pcpu })
+      for (const one of (await this.#ask(thread, pcpu, 'all')).figures) {
+        const resident = this.#residents.get(one.id)
+        if (resident?.pcpu === pcpu) resident.last = one
+        else if (resident === undefined) found.set(one.id, { ...one, pcpu })
+      }
     }))
-    for (const [id, figures] of found) {
-      const resident = this.#residents.get(id)
-      if (resident !== undefined) resident.last = figures
+    for (const { id, pcpu, last, earlier } of this.#residents.values()) {
+      if (last !== undefined) found.set(id, { ...sumOfFigures(last, earlier), pcpu })
+      else if (earlier !== undefined) found.set(id, { ...earlier, pcpu })
     }
     this.#tell(this.#pools.split())
     return found
@@ -281,16 +359,19 @@ export class Stack {
 
   /** Of a remote console: the owner is done with pieces of output that cost `bytes`, OUTPUT_PIECE_BYTES included. */
   credit(id: number, channel: number, bytes: number): void {
+    this.#residents.get(id)?.console?.credit(channel, bytes)
     this.#postTo(id, { credit: id, channel, bytes })
   }
 
   /** Gives a cell with a remote console input, which is handed over, or the end of it (null). */
   input(id: number, bytes: Uint8Array<ArrayBuffer> | null): void {
+    this.#residents.get(id)?.console?.input(bytes)
     this.#postTo(id, { input: id, bytes }, bytes === null ? undefined : [bytes.buffer])
   }
 
   /** Nobody reads a remote console any more: who writes to it is ended by SIGPIPE. */
   hangUp(id: number): void {
+    this.#residents.get(id)?.console?.hangUp()
     this.#postTo(id, { hangUp: id })
   }
 
@@ -300,15 +381,15 @@ export class Stack {
     await Promise.all([this.#timer, ...this.#threads.map(({ worker }) => worker)].map((worker) => worker.terminate()))
   }
 
-  async #ask(thread: Thread, pcpu: number, report: 'all' | 'pools'): Promise<readonly Figures[]> {
-    if (this.#isOver) return []
-    const { promise, resolve } = Promise.withResolvers<readonly Figures[]>()
+  async #ask(thread: Thread, pcpu: number, report: 'all' | 'pools' | 'loads'): Promise<Told> {
+    if (this.#isOver) return NOTHING
+    const { promise, resolve } = Promise.withResolvers<Told>()
     thread.askers.push(resolve)
     this.#post(pcpu, { report })
-    const late = setTimeout(resolve, ANSWER_MS_MAX, [])
-    const figures = await promise
+    const late = setTimeout(resolve, ANSWER_MS_MAX, NOTHING)
+    const told = await promise
     clearTimeout(late)
-    return figures
+    return told
   }
 
   #tell(tellings: readonly Telling[]): void {
@@ -332,20 +413,37 @@ export class Stack {
   }
 
   #reported(thread: Thread, pcpu: number, report: Report): void {
-    if ('output' in report) return this.#on.output?.(report.output, report.channel, report.bytes)
-    if ('taken' in report) return this.#on.taken?.(report.taken, report.count)
+    if ('output' in report) {
+      this.#residents.get(report.output)?.console?.output(report.channel, report.bytes.length)
+      return this.#on.output?.(report.output, report.channel, report.bytes)
+    }
+    if ('taken' in report) {
+      this.#residents.get(report.taken)?.console?.taken(report.count)
+      return this.#on.taken?.(report.taken, report.count)
+    }
     if ('net' in report) return this.#on.net?.(pcpu, report)
     if ('busyNs' in report) {
       this.#pools.see(pcpu, report.pools)
-      return thread.askers.shift()?.(report.figures)
+      return thread.askers.shift()?.(report)
     }
+    if ('asks' in report) return this.#on.asks?.(report.asks, report.asked, report.serial)
+    if ('paused' in report) return this.#residents.get(report.paused)?.isNowPaused(report.is)
+    if ('captured' in report) return this.#residents.get(report.captured)?.isNowCaptured(report)
     const resident = this.#residents.get(report.id)
     if (resident === undefined) return
+    if (resident.pcpu !== pcpu) return resident.hasArrived(pcpu, report)
     if ('created' in report) return resident.created?.()
+    if ('ended' in report && report.ended.kind === 'moved' && resident.leaving?.isMove === true) {
+      return resident.leaving.resolve()
+    }
     this.#residents.delete(report.id)
     this.#count(pcpu, resident.member, -1)
     if ('failed' in report) resident.reject(new CellarError(report.failed.code, report.failed.values as never))
-    else resident.resolve({ outcome: report.ended, usage: report.usage, figures: report.figures! })
+    else {
+      const { ended: outcome, usage, figures } = report
+      resident.resolve({ outcome, usage, figures: sumOfFigures(figures!, resident.earlier) })
+    }
+    resident.gone()
   }
 
   // A thread of ours ends by `close` alone.
@@ -357,8 +455,11 @@ export class Stack {
   #fail(error: unknown): void {
     if (this.#isOver) return
     this.#isOver = true
-    for (const { askers } of this.#threads) for (const answer of askers.splice(0)) answer([])
-    for (const { reject } of this.#residents.values()) reject(error)
+    for (const { askers } of this.#threads) for (const answer of askers.splice(0)) answer(NOTHING)
+    for (const resident of this.#residents.values()) {
+      resident.reject(error)
+      resident.gone(error)
+    }
     this.#residents.clear()
     this.#on.failed?.(error)
   }
@@ -367,17 +468,6 @@ export class Stack {
 /** '12.5 %' of a pCPU. */
 function percent(pcpus: number): string {
   return `${Number((pcpus * 100).toFixed(1))} %`
-}
-
-/** What each of the cells is due, by its index, if all want all that they can get. */
-export function wishes(
-  members: readonly { readonly terms: Terms; readonly pool?: string | undefined; readonly demand?: number }[],
-  pools: ReadonlyMap<string, Terms>,
-): Wish[] {
-  const all = members.map(({ terms, demand = 1 }, i): Wish => ({ id: String(i), terms, demand }))
-  const free = all.filter((_, i) => members[i]!.pool === undefined)
-  return [...free, ...[...pools].map(([name, terms]): Wish =>
-    ({ id: `pool ${name}`, terms, children: all.filter((_, i) => members[i]!.pool === name) }))]
 }
 
 function refusalOf({ name }: Member, { wanted, largestFree, totalFree }: Refusal): CellarError {
@@ -391,6 +481,13 @@ function sumOf({ shares, reservation }: Thread): Guest {
 
 /** Sums of reservations such as 0.1 are off by their last bits. */
 const EPSILON = 1e-9
+
+/** Of a pCPU that doesn't answer. */
+const NOTHING: Told = { figures: [], loads: [], busyNs: 0, pools: [] }
+
+const NO_CONTINUATIONS: ContinuationSource = {
+  of: ({ name }) => { throw new CellarError('CAPTURE_IMPOSSIBLE', [name, 'nothing here makes it go on']) },
+}
 
 function guestOf(id: string, { terms }: Member, load: number): Guest {
   return { id, load, reservation: terms.reservation, movable: false }

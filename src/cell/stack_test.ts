@@ -11,7 +11,8 @@ import { DEFAULT_TERMS, type Terms } from '../sched/node.ts'
 import { HYPERCALL_NAMES } from './hypercalls.ts'
 import { Pools } from './pools.ts'
 import { loadPreemptible } from './preemptible.ts'
-import { Stack, wishes, type Ended, type Member, type StackOptions } from './stack.ts'
+import { Stack, type Ended, type Member, type StackOptions } from './stack.ts'
+import { wishes } from './wishes.ts'
 
 const KILL = { kind: 'signal', signal: 9 } as const
 const guest = (name: string): string => fileURLToPath(new URL(`../../guests/${name}.wasm`, import.meta.url))

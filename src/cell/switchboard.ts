@@ -26,8 +26,9 @@ export type SwitchboardLines = {
 /** Where a guest is. */
 export type Place = { readonly name: string; readonly networks: readonly string[]; readonly pcpu: number }
 
-type Resident = Place & {
+type Resident = Omit<Place, 'pcpu'> & {
   readonly id: string
+  pcpu: number
   /** The ports on which it listens, when that is known. */
   ports?: ReadonlySet<number>
 }
@@ -62,6 +63,12 @@ export class Switchboard {
     const named = this.#named.get(resident.name)!
     named.delete(resident)
     if (named.size === 0) this.#named.delete(resident.name)
+  }
+
+  /** A guest goes on on another pCPU: who wants to reach it waits there until it has its ports. */
+  move(id: string, pcpu: number): void {
+    const resident = this.#guests.get(id)
+    if (resident !== undefined) resident.pcpu = pcpu
   }
 
   /** What a pCPU says. */

@@ -112,6 +112,24 @@ for (const [where, pcpu] of [['the same pCPU', 0], ['another pCPU', 1]] as const
   })
 }
 
+test('dial() reaches a guest that has moved to another pCPU, and waits for it on the way', async () => {
+  const process = new Process()
+  await process.guest('client', 0)
+  await process.guest('server', 0, [80])
+  process.switchboard.move('server', 1)
+  const dialed = process.dial('client', 0, 'server', 80)
+  process.nets[0]!.release('server')
+  await sleep(20)
+  const [listener] = await process.granted('server', 1, [80])
+  const client = connected(await dialed)
+  const server = connected(listener!.accept())
+  const alive = setInterval(() => {}, 1000)
+  client.send(put('ping'))
+  assert.equal(await receive(server), 'ping')
+  clearInterval(alive)
+  process.switchboard.move('nobody', 1)
+})
+
 test('dial() is refused beyond the backlog', async () => {
   const process = new Process()
   await process.guest('client', 0)

@@ -62,7 +62,8 @@ export function placeOf(text: string, from: string): Pick<Address, 'text' | 'soc
   return { text: resolve(path), socket: resolve(path) }
 }
 
-async function contextOf(name: string | undefined, env: Environment): Promise<Context | undefined> {
+/** A context by its name, else the current one; undefined if there is none. Throws CONTEXT_INVALID. */
+export async function contextOf(name: string | undefined, env: Environment): Promise<Context | undefined> {
   const { path, current, contexts } = await readContexts(env)
   const wanted = name ?? current
   if (wanted === undefined) return undefined

@@ -2,7 +2,8 @@
 //
 // Help, did-you-mean, completion, man pages and docs/reference/cli.md come from it, and dispatch.ts runs what it says:
 // a command's code is loaded when it is called. Entries are in the order of the help, group by group. Elsewhere: the
-// commands for guests (guest_commands.ts), for what guests use (thing_commands.ts), flags (flags.ts).
+// commands for guests (guest_commands.ts), for snapshots, forks and moves (snapshot_commands.ts), for what guests use
+// (thing_commands.ts), flags (flags.ts).
 
 import type { Client } from './client.ts'
 import {
@@ -10,6 +11,7 @@ import {
   type Flag, type Named,
 } from './flags.ts'
 import { GUEST_COMMANDS } from './guest_commands.ts'
+import { SNAPSHOT_COMMANDS } from './snapshot_commands.ts'
 import { THING_COMMANDS } from './thing_commands.ts'
 
 /** A word that a command takes. */
@@ -30,7 +32,7 @@ export type Call = {
 export type Command = {
   /** As it is called: `ps`, `volume ls`. */
   readonly name: string
-  readonly group: 'Programs' | 'Guests' | 'Images' | 'What guests use' | 'The host' | 'This command line'
+  readonly group: 'Programs' | 'Guests' | 'Snapshots' | 'Images' | 'What guests use' | 'The host' | 'This command line'
   readonly summary: string
   /** More about it, in full sentences. */
   readonly about?: string
@@ -57,11 +59,11 @@ const PROGRAM_COMMANDS: readonly Command[] = [
     name: 'run', group: 'Programs', summary: 'Run a program in the foreground, or, with -d, on a host',
     about: 'The program has what its flags grant and nothing else: no folder, no address, no variable.',
     usage: ['run [FLAGS] PROGRAM.wasm [ARGUMENTS]', 'run [FLAGS] -f MANIFEST [ARGUMENTS]', 'run [FLAGS] -f STACK',
-      'run -d [FLAGS] PROGRAM.wasm|IMAGE [ARGUMENTS]'],
+      'run -d [FLAGS] PROGRAM.wasm|IMAGE [ARGUMENTS]', 'run --from SNAPSHOT [FLAGS]'],
     examples: ['run hello.wasm', 'run --dir .:/work:ro prog.wasm /work/input.txt',
       'run --listen tcp:127.0.0.1:8080 --memory 64MiB server.wasm', 'run --timeout 5s --stats prog.wasm',
       'run --cpu-limit 10% prog.wasm', 'run -f examples/noisy-neighbours.yaml',
-      'run -d --name web -p 8080:80 -v data:/data server.wasm'],
+      'run -d --name web -p 8080:80 -v data:/data server.wasm', 'run --from ready'],
     flags: RUN_FLAGS, wordsEndFlags: true,
     words: [{ label: 'PROGRAM', names: 'file' }, { label: 'ARGUMENTS', many: true, optional: true }],
     own: async () => (await import('./run.ts')).run,
@@ -175,7 +177,7 @@ const OWN_COMMANDS: readonly Command[] = [
 
 /** All commands. */
 export const COMMANDS: readonly Command[] = [
-  ...PROGRAM_COMMANDS, ...GUEST_COMMANDS, ...THING_COMMANDS, ...HOST_COMMANDS, ...OWN_COMMANDS,
+  ...PROGRAM_COMMANDS, ...GUEST_COMMANDS, ...SNAPSHOT_COMMANDS, ...THING_COMMANDS, ...HOST_COMMANDS, ...OWN_COMMANDS,
 ]
 
 /** The command that `argv` begins with, the longest that fits, and what follows it; undefined if there is none. */

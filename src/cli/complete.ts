@@ -106,7 +106,7 @@ async function valuesOf({ choices, names }: Flag, flags: Flags, typed: string): 
 }
 
 type Thing = { readonly name?: string; readonly id?: string; readonly names?: readonly string[]; readonly phase?: string
-  readonly status?: string; readonly target?: string }
+  readonly status?: string; readonly target?: string; readonly digest?: string; readonly guest?: string }
 
 /** Names of one kind. */
 async function named(kind: Named, flags: Flags, typed: string): Promise<Found> {
@@ -124,6 +124,7 @@ async function named(kind: Named, flags: Flags, typed: string): Promise<Found> {
     const candidates = things.flatMap((one): Candidate[] => kind === 'image'
       ? (one.names ?? []).map((name) => [name, ''])
       : kind === 'operation' || kind === 'token' ? [[one.id!, one.name ?? `${one.target} ${one.status}`]]
+        : kind === 'snapshot' ? [[one.name ?? one.digest!, `of ${one.guest}`]]
         : [[kind === 'volume path' ? `${one.name}:` : one.name!, one.phase ?? '']])
     return { candidates, ...(kind === 'volume path' ? { files: 'file' } : {}) }
   } catch {

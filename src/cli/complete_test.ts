@@ -12,6 +12,8 @@ const ANSWERS: Answers = {
   'GET /v1/projects/default/guests': [200, { items: [guestView('web'), guestView('worker'), guestView('db')] }],
   'GET /v1/projects/shop/guests': [200, { items: [guestView('till')] }],
   'GET /v1/projects/default/volumes': [200, { items: [{ name: 'data' }] }],
+  'GET /v1/projects/default/snapshots': [200, { items: [{ name: 'ready', digest: 'sha256:1', guest: 'web' },
+    { digest: `sha256:${'e'.repeat(64)}`, guest: 'db' }] }],
   'GET /v1/images': [200, { items: [{ names: ['app:1', 'app:2'] }] }],
   'GET /v1/operations': [200, { items: [{ id: '7', target: 'app', status: 'running' }] }],
 }
@@ -35,6 +37,9 @@ test('complete offers commands, flags, values, and names that the host knows', a
     [['completion', ''], ['bash', 'zsh', 'fish', ':none']], [['logs', 'web', ''], [':none']],
     [['host', 'in'], ['install', ':none']], [['nonsense', ''], [':none']], [['exec', 'web', '--im'], [':file']],
     [['ps', '--', '-'], [':none']],
+    [['restore', ''], ['ready', `sha256:${'e'.repeat(64)}`, ':none']], [['run', '--from', 'r'], ['ready', ':none']],
+    [['snapshot', 'in'], ['inspect', ':none']], [['snapshot', 'd'], ['db', ':none']],
+    [['fork', '--c'], ['--count', '--context', ':none']], [['snapshot', 'rm', 'ready', 'r'], [':none']],
   ]
   for (const [words, expected] of cases) assert.deepEqual(await offered(...words), expected, words.join(' '))
 })

@@ -9,8 +9,8 @@ import * as util from 'node:util'
 import { CellarError } from '../base/errors.ts'
 
 /** What a word on the command line names, for completion. */
-export type Named = 'guest' | 'image' | 'volume' | 'network' | 'pool' | 'secret' | 'project' | 'operation' | 'token' |
-  'context' | 'command' | 'file' | 'folder' | 'volume path'
+export type Named = 'guest' | 'image' | 'snapshot' | 'volume' | 'network' | 'pool' | 'secret' | 'project' |
+  'operation' | 'token' | 'context' | 'command' | 'file' | 'folder' | 'volume path'
 
 /** One flag. `value` is the placeholder in help; without it the flag is a switch. */
 export type Flag = {
@@ -81,6 +81,10 @@ const DETACHED_FLAGS = {
   'health-retries': { value: 'N', help: 'It is unhealthy after so many failures in a row (default: 3)' },
   'health-start-period': { value: 'DURATION', help: 'Failures do not count for so long after its start (default: 5s)' },
   interactive: { short: 'i', help: "Keep its input open for 'cellar attach'" },
+  hibernate: { value: 'DURATION|pressure',
+    help: 'It may be saved and freed: when it has used no CPU for so long, or when the host is short of memory' },
+  may: { value: 'VERB', many: true, choices: ['snapshot', 'fork', 'hibernate'],
+    help: 'What it may have done to itself by a hypercall: snapshot, fork or hibernate' },
 } as const satisfies Record<string, Flag>
 
 /** Flags of `cellar run` that only a guest of a host can have. */
@@ -111,8 +115,13 @@ export const RUN_FLAGS = {
     help: 'Run what a manifest (YAML) describes: a stack, or a cell, whose arguments follow' },
   stats: { help: 'Print to stderr at the end what the program used' },
   trace: { help: 'Print each hypercall to stderr with its answer' },
+  from: { value: 'SNAPSHOT', names: 'snapshot',
+    help: 'Go on from a snapshot of a host, in place of a program: there, and until its end; with -d it stays' },
   ...DETACHED_FLAGS, ...HOST_FLAGS, ...HELP_FLAG,
 } as const satisfies Record<string, Flag>
+
+/** What `run --from` takes: all else is the snapshot's. */
+export const FROM_FLAGS: readonly string[] = ['from', 'detach', 'name', 'publish', ...Object.keys(HOST_FLAGS)]
 
 /** Flags of `cellar inspect PROGRAM.wasm`. */
 export const INSPECT_FLAGS = {

@@ -44,6 +44,17 @@ export const GUEST_COMMANDS: readonly Command[] = [
     flags: PLAIN, words: GUESTS, load: async () => (await import('./guest_verbs.ts')).restartGuests,
   },
   {
+    name: 'pause', group: 'Guests', summary: 'Keep guests from running, until they are resumed',
+    about: 'Memory, ports and connections stay. A guest that is paused can be saved, forked, moved and stopped.',
+    examples: ['pause web'], flags: PLAIN, words: GUESTS,
+    load: async () => (await import('./guest_verbs.ts')).pauseGuests,
+  },
+  {
+    name: 'resume', group: 'Guests', summary: 'Let guests go on that are paused or hibernated',
+    examples: ['resume web'], flags: PLAIN, words: GUESTS,
+    load: async () => (await import('./guest_verbs.ts')).resumeGuests,
+  },
+  {
     name: 'rm', aliases: ['delete'], group: 'Guests', summary: 'Remove guests, with their logs',
     examples: ['rm web', 'rm --force web db'],
     flags: { force: { short: 'f', help: 'Those that run, too: they are killed' }, ...PLAIN }, words: GUESTS,
@@ -53,8 +64,8 @@ export const GUEST_COMMANDS: readonly Command[] = [
     name: 'wait', group: 'Guests', summary: 'Wait until guests have ended, and print their exit statuses',
     examples: ['wait job', 'wait --for running --timeout 10s web'],
     flags: {
-      for: { value: 'PHASE', choices: ['created', 'starting', 'running', 'backing-off', 'stopping', 'exited', 'failed',
-        'stopped'], many: true, help: 'Wait for this phase in place of an end' },
+      for: { value: 'PHASE', choices: ['created', 'starting', 'running', 'paused', 'hibernated', 'backing-off',
+        'stopping', 'exited', 'failed', 'stopped'], many: true, help: 'Wait for this phase in place of an end' },
       timeout: TIMEOUT, ...PLAIN,
     },
     words: GUESTS, load: async () => (await import('./guest_verbs.ts')).waitForGuests,
@@ -92,6 +103,7 @@ export const GUEST_COMMANDS: readonly Command[] = [
   },
   {
     name: 'stats', group: 'Guests', summary: 'Show what running guests use',
+    about: 'One that is paused has its memory; one that is hibernated has none, and no figures.',
     examples: ['stats', 'stats --watch web', 'stats -A -o json'],
     flags: {
       'all-projects': { short: 'A', help: 'Guests of all projects' },

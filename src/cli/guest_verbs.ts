@@ -1,4 +1,5 @@
-// cli/guest_verbs.ts: what is done to guests by name: start, stop, kill, restart, rm, wait, inspect.
+// cli/guest_verbs.ts: what is done to guests by name: start, stop, kill, restart, pause, resume, hibernate, rm, wait,
+// inspect.
 //
 // Each takes several names and does all that it can: what failed is told, name by name, and the exit status is 1 then.
 
@@ -8,10 +9,11 @@ import type { Call } from './commands.ts'
 import { durationNs, each, printWhole } from './output.ts'
 
 /** A wait at the host ends before proxies and our own patience do; then we ask again. */
-const WAIT_S = 30
+export const WAIT_MS = 30_000
 /** How long a start is waited for: who asked then sees whether it runs. */
 export const BEGIN_WAIT = '5s'
-const ENDED: readonly Phase[] = ['exited', 'failed', 'stopped']
+/** Phases of a guest that doesn't run any more. */
+export const ENDED: readonly Phase[] = ['exited', 'failed', 'stopped']
 const EXIT_TIMED_OUT = 124
 
 /** `cellar start`. */
@@ -22,6 +24,12 @@ export async function stopGuests(call: Call): Promise<number> { return await pos
 export async function killGuests(call: Call): Promise<number> { return await post(call, 'kill') }
 /** `cellar restart`. */
 export async function restartGuests(call: Call): Promise<number> { return await post(call, 'restart', BEGIN_WAIT) }
+/** `cellar pause`. */
+export async function pauseGuests(call: Call): Promise<number> { return await post(call, 'pause') }
+/** `cellar resume`. */
+export async function resumeGuests(call: Call): Promise<number> { return await post(call, 'resume', BEGIN_WAIT) }
+/** `cellar hibernate`. */
+export async function hibernateGuests(call: Call): Promise<number> { return await post(call, 'hibernate') }
 
 /** `cellar rm`. */
 export async function removeGuests({ client, words, flags }: Call): Promise<number> {
@@ -41,7 +49,7 @@ export async function waitForGuests({ client, words, flags }: Call): Promise<num
   let isLate = false
   const status = await each(words, async (name) => {
     for (;;) {
-      const leftMs = Math.max(1, Math.min(WAIT_S * 1000, Math.ceil(deadline - performance.now())))
+      const leftMs = Math.max(1, Math.min(WAIT_MS, Math.ceil(deadline - performance.now())))
       const guest = await host.ask<GuestView>('GET', host.path('guests', name, 'wait'),
         { query: { phase: phases, timeout: `${leftMs}ms` } })
       if (phases.includes(guest.phase)) return flags.for === undefined ? String(guest.exit?.status ?? 0) : guest.phase
@@ -61,8 +69,8 @@ export async function inspectGuests(call: Call): Promise<number> {
   return 0
 }
 
-async function post({ client, words }: Call, verb: 'start' | 'stop' | 'kill' | 'restart',
-  wait?: string): Promise<number> {
+async function post({ client, words }: Call, verb: 'start' | 'stop' | 'kill' | 'restart' | 'pause' | 'resume' |
+  'hibernate', wait?: string): Promise<number> {
   const host = await client()
   return await each(words, async (name) => {
     await host.ask('POST', host.path('guests', name, verb), { query: { wait } })

@@ -8,15 +8,23 @@ import { CellarError } from '../base/errors.ts'
 import { printable } from '../base/printable.ts'
 import { WASM_PAGE_BYTES } from '../base/limits.ts'
 import { formatSize } from '../base/units.ts'
-import { checkProgram, compileProgram, isHypercall, knownHypercall, readProgram } from '../cell/program.ts'
+import {
+  checkProgram, compileProgram, isHypercall, knownHypercall, prepareProgram, readProgram,
+} from '../cell/program.ts'
 import type { ProgramFile } from '../cell/program.ts'
+import { translate } from '../translate/translate.ts'
+import { Uncapturable } from '../translate/uncapturable.ts'
+import { Untreatable } from '../translate/untreatable.ts'
+import { decodeModule } from '../wasm/decode.ts'
 import { SECTION_CODE, SECTION_CUSTOM } from '../wasm/encode.ts'
 import { formatFuncType, functionTypes, importsOf, memoriesOf, sectionOf } from '../wasm/module.ts'
 import type { Export, ExternKind, Import, Module } from '../wasm/module.ts'
+import { ReservedName } from '../wasm/prepare.ts'
 import { decodeProducers, decodeTargetFeatures } from '../wasm/names.ts'
 import type { Signature } from '../wasi/p1/table.ts'
 import { INSPECT_FLAGS, parseFlags } from './flags.ts'
 import { print } from './print.ts'
+import { captureText } from './ps.ts'
 
 /** `cellar inspect`: the exit status, which is 0 for a program that can't be run, too. Throws CellarError. */
 export function inspect(argv: readonly string[]): number {
@@ -43,6 +51,8 @@ export type Report = Verdict & {
   /** command: exports _start. reactor: exports _initialize. library: neither. component: not a core module. */
   readonly kind: 'command' | 'reactor' | 'library' | 'component'
   readonly sizeBytes: number
+  /** Whether it can be saved, forked and moved while it runs; undefined if it can't run. */
+  readonly capture?: { readonly can: boolean; readonly why?: string }
   /** Undefined for a component: its parts are not looked at. */
   readonly module?: ModuleReport
 }
@@ -78,7 +88,22 @@ export function describe(path: string): Report {
   const exportsFunction = (name: string): boolean =>
     module.exports.some((one) => one.kind === 'func' && one.name === name)
   const kind = exportsFunction('_start') ? 'command' : exportsFunction('_initialize') ? 'reactor' : 'library'
-  return { path, kind, sizeBytes: bytes.length, ...verdict(file), module: describeModule(module) }
+  const judged = verdict(file)
+  return { path, kind, sizeBytes: bytes.length, ...judged, ...(judged.runs ? { capture: captureOf(file) } : {}),
+    module: describeModule(module) }
+}
+
+// As a host finds out: by translating it.
+function captureOf(file: ProgramFile): NonNullable<Report['capture']> {
+  try {
+    translate(decodeModule(prepareProgram(file).prepared.bytes), { mode: 'preempt', capture: true })
+    return { can: true }
+  } catch (error) {
+    if (error instanceof Uncapturable) return { can: false, why: error.index < 0 ? error.why : error.message }
+    if (error instanceof Untreatable) return { can: false, why: `it uses ${error.construct}` }
+    if (error instanceof ReservedName) return { can: false, why: error.message }
+    throw error
+  }
 }
 
 function verdict(file: ProgramFile): Verdict {
@@ -171,6 +196,7 @@ function text(report: Report): string {
     ...(module === undefined ? [] : moduleRows(module)),
     row('Runs', refusal === undefined ? 'yes' : `no: ${refusal.code}`),
     ...(refusal === undefined ? [] : [...paragraph(refusal.message), ...paragraph(`Hint: ${refusal.hint}`)]),
+    ...(report.capture === undefined ? [] : wrapped('Capture', captureText(report.capture).split(' '), ' ')),
     ...(module === undefined ? [] : [...hypercallLines(module), ...importLines(module), ...exportLines(module)]),
   ]
   return `${lines.join('\n')}\n`
@@ -285,5 +311,5 @@ const KINDS: Record<Report['kind'], string> = {
 // By the file that implements a hypercall.
 const SERVICES: Record<Signature['file'], string> = {
   args: 'arguments', proc: 'lifecycle', clock: 'clock', random: 'entropy', poll: 'waiting', fd: 'console, file',
-  filestat: 'file', path: 'file', readdir: 'file', sock: 'net', net: 'net',
+  filestat: 'file', path: 'file', readdir: 'file', sock: 'net', net: 'net', lifecycle: 'metadata',
 }

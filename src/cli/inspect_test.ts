@@ -64,6 +64,17 @@ test('describe tells reactors, libraries and components apart, and why they woul
     ['component', 8, undefined, 'MODULE_IS_COMPONENT'])
 })
 
+test('describe tells whether a program can be captured, and cellar inspect says why not', () => {
+  assert.deepEqual(describe(file(COMMAND)).capture, { can: true })
+  assert.match(printed(file(COMMAND)), /^Capture {9}yes$/m)
+  // A mutable global of type anyref: an object of the engine's.
+  const path = file([0, 0x61, 0x73, 0x6d, 1, 0, 0, 0, 1, 4, 1, 0x60, 0, 0, 3, 2, 1, 0,
+    6, 6, 1, 0x6e, 1, 0xd0, 0x6e, 0x0b, 7, 10, 1, 6, ...Buffer.from('_start'), 0, 0, 10, 4, 1, 2, 0, 0x0b])
+  assert.deepEqual(describe(path).capture, { can: false, why: 'global 0 holds a value of type anyref' })
+  assert.match(printed(path), /^Runs {12}yes\nCapture {9}no, because global 0 holds a value of type anyref$/m)
+  assert.equal(describe(file('(module)')).capture, undefined)
+})
+
 test('describe lists unknown imports with their types', () => {
   const { runs, refusal, module } = describe(file(`(module (import "env" "f" (func (param i32)))
     (import "env" "g" (global (mut i64)))

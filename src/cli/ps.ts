@@ -7,8 +7,8 @@ import type { Client } from './client.ts'
 import type { Call } from './commands.ts'
 import { print } from './print.ts'
 
-/** Phases of guests that run, or are about to. */
-const ALIVE: readonly Phase[] = ['starting', 'running', 'backing-off', 'stopping']
+/** Phases of guests that run, are about to, or go on when they are let. */
+const ALIVE: readonly Phase[] = ['starting', 'running', 'paused', 'hibernated', 'backing-off', 'stopping']
 /** What changes at once is shown at once. */
 const SETTLE_MS = 100
 
@@ -28,6 +28,8 @@ const COLUMNS: readonly Column<GuestView>[] = [
     typeof exit.usage.memoryBytes !== 'number' ? '' : formatSize(exit.usage.memoryBytes), wide: true, number: true },
   { head: 'PROCESS', of: ({ process: number }) => number === undefined ? '' : String(number), wide: true,
     number: true },
+  { head: 'CAPTURE', of: ({ capture }) => capture === undefined ? '' : captureText(capture), wide: true },
+  { head: 'FROM', of: ({ origin }) => origin?.fork ?? shortDigest(origin?.snapshot ?? ''), wide: true },
   { head: 'REASON', of: ({ exit }) => exit?.reason ?? '', wide: true },
 ]
 
@@ -48,6 +50,11 @@ export async function ps(call: Call): Promise<number> {
 /** What a guest runs, for people: `app:1.2`, `web.wasm`, or the begin of a digest if nothing has a name. */
 function imageOf(image: string): string {
   return image.startsWith('sha256:') ? shortDigest(image) : image.replace(/@sha256:[0-9a-f]{64}$/, '')
+}
+
+/** Whether it can be saved, forked and moved: `yes`, or `no, because …`. */
+export function captureText({ can, why }: { readonly can: boolean; readonly why?: string | undefined }): string {
+  return can ? 'yes' : `no, because ${why ?? 'it is not known'}`
 }
 
 /** Where it is published; a port that the host chooses is known while it runs. */

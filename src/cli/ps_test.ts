@@ -54,7 +54,19 @@ test('cellar ps chooses by label and project, and prints names, JSON or YAML', a
   const everywhere = await out('ps -A')
   assert.match(everywhere, /^PROJECT +NAME/)
   assert.match(everywhere, /^shop +till/m)
-  assert.match(await out('ps -o wide'), /^NAME .* ID +MODULE +POOL +MEMORY +USED +PROCESS +REASON$/m)
+  assert.match(await out('ps -o wide'), /^NAME .* ID +MODULE +POOL +MEMORY +USED +PROCESS +CAPTURE +FROM +REASON$/m)
+})
+
+test('cellar ps shows guests that are paused or hibernated, whether each can be captured, and where it is from',
+  async () => {
+  const guests = [guestView('a', { phase: 'paused', capture: { can: true }, origin: { fork: 'web' } }),
+    guestView('b', { phase: 'hibernated', origin: { snapshot: `sha256:${'e'.repeat(64)}` } }),
+    guestView('c', { capture: { can: false, why: 'function 7 keeps an object on its stack' } })]
+  await using host = await FakeHost.start({ 'GET /v1/projects/default/guests': [200, { items: guests }] })
+  const { stdout } = await host.run(['ps', '-o', 'wide'])
+  assert.match(stdout, /^a .* paused .* yes +web$/m)
+  assert.match(stdout, /^b .* hibernated .* e{12}$/m)
+  assert.match(stdout, /^c .* running 3m .* no, because function 7 keeps an object on its stack$/m)
 })
 
 test('cellar ps --watch adds the guests that an event tells of', async () => {
@@ -114,4 +126,22 @@ web    25.0 %     10.0 %       0.0 %   64 KiB      42      10s      1
 `)
   assert.equal((JSON.parse((await host.run(['stats', '-o', 'json', 'web'])).stdout) as object[]).length, 1)
   assert.equal((await host.run(['stats', '-q', 'db'])).stdout, '')
+})
+
+test('cellar stats shows that a paused guest has its memory and no time, and a hibernated one neither', async () => {
+  const figures = { id: 'id-of-a', ageNs: 10e9, runningNs: 2.5e9, runnableNs: 1e9, throttledNs: 0, waitingNs: 0,
+    memoryBytes: 65_536, hypercalls: 42, pcpu: 1, waitedFor: [] }
+  const guests = [guestView('a', { phase: 'paused' }), guestView('b', { phase: 'hibernated' }),
+    guestView('c', { phase: 'exited' })]
+  await using host = await FakeHost.start({ 'GET /v1/projects/default/guests': [200, { items: guests }],
+    'GET /v1/stats': [200, { items: [figures] }] })
+  assert.equal((await host.run(['stats'])).stdout, `\
+NAME          CPU   RUNNABLE   THROTTLED   MEMORY   CALLS   UPTIME   PCPU
+a          paused          -           -   64 KiB      42      10s      1
+b      hibernated          -           -        -       -        -      -
+`)
+  type Item = { phase: string; memoryBytes?: number }
+  const items = JSON.parse((await host.run(['stats', '-o', 'json'])).stdout) as Item[]
+  assert.deepEqual(items.map(({ phase, memoryBytes }) => [phase, memoryBytes]),
+    [['paused', 65_536], ['hibernated', undefined]])
 })

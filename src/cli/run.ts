@@ -41,6 +41,7 @@ export async function run(argv: readonly string[]): Promise<number> {
     print((await import('./help.ts')).helpFor(['run']))
     return 0
   }
+  if (flags.from !== undefined) return await (await import('./run_from.ts')).runFrom(parsed)
   if (flags.detach !== undefined) return await (await import('./run_detached.ts')).runDetached(parsed)
   const hosted = Object.keys(flags).find((name) => DETACHED_ONLY.includes(name))
   if (hosted !== undefined) throw new CellarError('FLAG_VALUE_INVALID',

@@ -47,20 +47,24 @@ export async function runDetached({ flags, rest }: Parsed<typeof RUN_FLAGS>): Pr
     print(`${guest.name}\n`)
     return startOf(guest)
   } catch (error) {
-    if (!isTold(error) || error.exit > 1) throw error
-    // The host speaks of its request; who gave a flag hears of that.
-    const field = /: \/spec\/([\w-]+)\S* of its body: (.+)$/s.exec(error.message)
-    if (field !== null) {
-      const flag = `--${FLAG_OF[field[1]!] ?? field[1]}`
-      throw new ToldError({ message: `Cannot use ${flag}: ${field[2]}`, code: error.code,
-        hint: "See 'cellar run --help' for what each flag takes", exit: EXIT }, { cause: error })
-    }
-    throw new ToldError({ message: error.message, code: error.code, hint: error.hint, exit: EXIT }, { cause: error })
+    throw refusalOf(error)
   }
 }
 
-/** Tells of a guest that didn't come to run. It stays there, to be looked at. */
-function startOf({ name, phase, exit }: GuestView): number {
+/** An error with the exit status of a run's, in the words of who gave flags: the host speaks of its request. */
+export function refusalOf(error: unknown): unknown {
+  if (!isTold(error) || error.exit > 1) return error
+  const field = /: \/(?:spec\/)?([\w-]+)\S* of its body: (.+)$/s.exec(error.message)
+  if (field !== null) {
+    const flag = `--${FLAG_OF[field[1]!] ?? field[1]}`
+    return new ToldError({ message: `Cannot use ${flag}: ${field[2]}`, code: error.code,
+      hint: "See 'cellar run --help' for what each flag takes", exit: EXIT }, { cause: error })
+  }
+  return new ToldError({ message: error.message, code: error.code, hint: error.hint, exit: EXIT }, { cause: error })
+}
+
+/** Tells of a guest that didn't come to run. It stays there, to be looked at. The exit status. */
+export function startOf({ name, phase, exit }: GuestView): number {
   if (exit === undefined || (phase !== 'failed' && phase !== 'backing-off')) return 0
   tell(new ToldError({ message: `Started "${name}", and it is ${phase}: ${exit.reason}`, code: 'GUEST_NOT_RUNNING',
     hint: `See 'cellar logs ${name}' and 'cellar inspect ${name}'`, exit: EXIT }))
@@ -100,7 +104,9 @@ function specOf(flags: Parsed<typeof RUN_FLAGS>['flags']): Record<string, unknow
     volumes: flags.volume, ports: flags.publish, expose: flags.expose?.map((text) => number('expose', text)),
     connect: flags.connect, networks: flags.network, egress: flags.egress,
     secrets: pairs('secret', 'VARIABLE=NAME'), labels: pairs('label', 'KEY=VALUE'),
-    restart: one('restart'), stdin: flag('interactive'),
+    restart: one('restart'), stdin: flag('interactive'), may: flags.may,
+    hibernate: flags.hibernate === undefined ? undefined
+      : one('hibernate') === 'pressure' ? {} : { idle: one('hibernate') },
     health: Object.values(health).every((value) => value === undefined) ? undefined : health,
   }
 }

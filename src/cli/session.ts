@@ -33,20 +33,27 @@ export async function exec({ client, words, flags }: Call): Promise<number> {
     return own === undefined ? [] : [`${text}=${own}`]
   })
   const query = { arg: args, image: flags.image, env }
-  const status = await session(host, host.path('guests', guest!, 'exec'), query, flags.interactive !== undefined)
+  const status = await session(host, host.path('guests', guest!, 'exec'), query,
+    { input: flags.interactive !== undefined, output: true })
   return status ?? 0
 }
 
 /** `cellar attach`: until the guest ends, or Ctrl-C. */
 export async function attach({ client, words }: Call): Promise<number> {
   const host = await client()
-  return await session(host, host.path('guests', words[0]!, 'attach'), {}, true) ?? 0
+  return await session(host, host.path('guests', words[0]!, 'attach'), {}, { input: true, output: true }) ?? 0
+}
+
+/** Our stdin for a guest, until it ends; what the guest writes is somebody else's to show. */
+export async function feedGuest(host: Client, guest: string): Promise<void> {
+  await session(host, host.path('guests', guest, 'attach'), {}, { input: true, output: false })
 }
 
 type Control = { readonly exit?: number; readonly error?: Problem }
 
-/** Carries the streams until the session's end: the status, if there is one. */
-async function session(host: Client, path: string, query: Query, withInput: boolean): Promise<number | undefined> {
+/** Carries the streams that are wanted until the session's end: the status, if there is one. */
+async function session(host: Client, path: string, query: Query, wanted: { readonly input: boolean
+  readonly output: boolean }): Promise<number | undefined> {
   endWithReaders()
   const { url, options } = host.socket(path, query)
   const socket = new WebSocket(url, PROTOCOL, { ...options, perMessageDeflate: false })
@@ -58,10 +65,10 @@ async function session(host: Client, path: string, query: Query, withInput: bool
     socket.close(CLOSE_NORMAL)
     resolve(128 + signals.SIGINT)
   })
-  socket.on('open', () => { feed(socket, withInput).catch(reject) })
+  socket.on('open', () => { feed(socket, wanted.input).catch(reject) })
   socket.on('message', (data: RawData) => {
     const frame = data as Buffer
-    if (frame[0] !== CONTROL) return write(socket, frame)
+    if (frame[0] !== CONTROL) return wanted.output ? write(socket, frame) : undefined
     const { exit, error } = JSON.parse(frame.subarray(1).toString()) as Control
     if (error !== undefined) reject(told(error))
     if (exit !== undefined) status = exit

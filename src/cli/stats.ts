@@ -1,35 +1,44 @@
 // cli/stats.ts: `cellar stats` and `cellar top`: what running guests use of CPU and memory.
 //
 // Figures count from a guest's start. Once, a table shows their means since then; each second, what came since the
-// last.
+// last. A paused guest has its memory and no time; a hibernated one has neither, and is in no process: no figures.
 
 import { formatSize } from '../base/units.ts'
-import type { GuestView, HostView } from '../host/operator.ts'
+import type { GuestView, HostView, Phase } from '../host/operator.ts'
 import type { GuestFigures } from '../host/protocol.ts'
 import type { Client } from './client.ts'
 import type { Call } from './commands.ts'
 import { onInterrupt, printData, printList, span, tableOf, type Column } from './output.ts'
 import { print } from './print.ts'
 
-/** A guest with its figures, and those of the sample before. */
-export type Sample = { readonly guest: GuestView; readonly figures: GuestFigures
+/** A guest with its figures, if it is in a process, and those of the sample before. */
+export type Sample = { readonly guest: GuestView; readonly figures?: GuestFigures | undefined
   readonly before?: GuestFigures | undefined }
 
 const PERIOD_MS = 1000
 
 type Time = 'runningNs' | 'runnableNs' | 'throttledNs'
 
-const part = (head: string, time: Time): Column<Sample> =>
-  ({ head, number: true, of: (sample) => `${(partOf(sample, time) * 100).toFixed(1)} %` })
+/** Phases of guests that get no time. */
+const RESTING: readonly Phase[] = ['paused', 'hibernated']
+/** What isn't known, or isn't there. */
+const NONE = '-'
+
+const part = (head: string, time: Time): Column<Sample> => ({ head, number: true, of: (sample) =>
+  RESTING.includes(sample.guest.phase) ? time === 'runningNs' ? sample.guest.phase : NONE
+    : `${(partOf(sample, time) * 100).toFixed(1)} %` })
+const figure = (head: string, of: (now: GuestFigures, before: GuestFigures | undefined) => string): Column<Sample> =>
+  ({ head, number: true, of: ({ figures, before }) => figures === undefined ? NONE : of(figures, before) })
 const PROJECT: Column<Sample> = { head: 'PROJECT', of: ({ guest }) => guest.project }
 const COLUMNS: readonly Column<Sample>[] = [
   { head: 'NAME', of: ({ guest }) => guest.name },
   part('CPU', 'runningNs'), part('RUNNABLE', 'runnableNs'), part('THROTTLED', 'throttledNs'),
-  { head: 'MEMORY', number: true, of: ({ figures }) => formatSize(figures.memoryBytes) },
-  { head: 'CALLS', number: true, of: ({ figures, before }) => String(figures.hypercalls - (before?.hypercalls ?? 0)) },
-  { head: 'UPTIME', number: true, of: ({ figures }) => span(figures.ageNs / 1e6) },
-  { head: 'PCPU', number: true, of: ({ figures }) => String(figures.pcpu) },
-  { head: 'WAITED FOR', wide: true, of: ({ figures }) => figures.waitedFor.slice(0, 3).map(([id]) => id).join(', ') },
+  figure('MEMORY', ({ memoryBytes }) => formatSize(memoryBytes)),
+  figure('CALLS', ({ hypercalls }, before) => String(Math.max(0, hypercalls - (before?.hypercalls ?? 0)))),
+  figure('UPTIME', ({ ageNs }) => span(ageNs / 1e6)),
+  figure('PCPU', ({ pcpu }) => String(pcpu)),
+  { head: 'WAITED FOR', wide: true, of: ({ figures }) =>
+    figures?.waitedFor.slice(0, 3).map(([id]) => id).join(', ') ?? '' },
 ]
 
 /** `cellar stats [GUEST…]`. */
@@ -38,8 +47,8 @@ export async function stats(call: Call): Promise<number> {
   const show = async (samples: readonly Sample[]): Promise<void> => {
     const format = call.flags.output?.[0]
     if (format === 'json' || format === 'yaml') {
-      return await printData(format, samples.map(({ guest: { id, project, name }, figures }) =>
-        ({ id, project, name, ...figures })))
+      return await printData(format, samples.map(({ guest: { id, project, name, phase }, figures }) =>
+        ({ id, project, name, phase, ...figures })))
     }
     await printList(call, samples, { columns: columnsOf(call), name: ({ guest }) => guest.name })
   }
@@ -73,6 +82,7 @@ export async function topOfHost(call: Call): Promise<number> {
 
 /** The part of a pCPU that a guest had since the sample before, or its start. */
 export function partOf({ figures, before }: Sample, time: Time): number {
+  if (figures === undefined) return 0
   const elapsed = figures.ageNs - (before?.ageNs ?? 0)
   return elapsed <= 0 ? 0 : Math.max(0, figures[time] - (before?.[time] ?? 0)) / elapsed
 }
@@ -92,7 +102,7 @@ async function eachSecond(host: Client, call: Call, show: (samples: readonly Sam
   let before = new Map<string, GuestFigures>()
   while (!interrupt.hasCome) {
     const samples = await sample(host, call, before)
-    before = new Map(samples.map(({ guest, figures }) => [guest.id, figures]))
+    before = new Map(samples.flatMap(({ guest, figures }) => figures === undefined ? [] : [[guest.id, figures]]))
     await show(samples)
     await Promise.race([over.promise, new Promise((done) => { setTimeout(done, PERIOD_MS) })])
   }
@@ -109,7 +119,7 @@ async function sample(host: Client, { words, flags }: Call, before: ReadonlyMap<
   const figures = new Map(items.map((one) => [one.id, one]))
   const wanted = words.length === 0 ? guests : guests.filter(({ name, id }) =>
     words.some((word) => word === name || id.startsWith(word)))
-  return wanted.flatMap((guest) => figures.has(guest.id)
-    ? [{ guest, figures: figures.get(guest.id)!, before: before.get(guest.id) }] : [])
+  return wanted.filter(({ id, phase }) => figures.has(id) || phase === 'hibernated')
+    .map((guest) => ({ guest, figures: figures.get(guest.id), before: before.get(guest.id) }))
     .sort((a, b) => a.guest.project.localeCompare(b.guest.project) || a.guest.name.localeCompare(b.guest.name))
 }

@@ -11,7 +11,7 @@ const S = 1e9
 function figuresOf(more: Partial<Figures> = {}): Figures {
   return {
     id: 0, memoryBytes: 65_536, ageNs: 10 * S, runningNs: 0, runnableNs: 0, waitingNs: 10 * S, throttledNs: 0,
-    stints: 0, switches: 0, preemptions: 0, waitedFor: [], throttledBy: undefined, ...more,
+    pausedNs: 0, stints: 0, switches: 0, preemptions: 0, waitedFor: [], throttledBy: undefined, ...more,
   }
 }
 

@@ -25,7 +25,7 @@ test('cellar run -d sends the program if the host does not have it, and prints t
   const flags = ['-d', '--name', 'web', '-p', '8080:80', '-v', 'data:/data:ro', '--secret', 'PASSWORD=db', '-e', 'A=b',
     '-l', 'tier=web', '--restart', 'always', '--health-tcp', '80', '-i', '--expose', '81', '--network', 'back',
     '--egress', '*.example.com:443', '--connect', 'db:5432', '--pool', 'front', '-m', '64MiB', '--shares', '200',
-    '--cpu-limit', '50%', '--timeout', '5s', 'web.wasm', '-x', 'y']
+    '--cpu-limit', '50%', '--timeout', '5s', '--hibernate', '10m', '--may', 'fork', 'web.wasm', '-x', 'y']
   const { status, stdout, stderr } = await host.run(['run', ...flags])
   assert.deepEqual([status, stdout, stderr], [0, 'web\n', ''])
   assert.deepEqual(host.lines(),
@@ -37,7 +37,7 @@ test('cellar run -d sends the program if the host does not have it, and prints t
     'cpu-limit': '50%', timeout: '5s', pool: 'front', volumes: ['data:/data:ro'],
     ports: ['8080:80'], expose: [81], connect: ['db:5432'],
     networks: ['back'], egress: ['*.example.com:443'], secrets: { PASSWORD: 'db' }, labels: { tier: 'web' },
-    restart: 'always', stdin: true, health: { tcp: 80 },
+    restart: 'always', stdin: true, may: ['fork'], hibernate: { idle: '10m' }, health: { tcp: 80 },
   } })
 })
 
@@ -70,8 +70,8 @@ test('cellar run -d ends with 125 when the host refuses or the guest fails, with
 
 test('cellar run refuses flags of a host without -d, and flags of the foreground with it', async () => {
   await using host = await FakeHost.start({})
-  for (const flags of [['-p', '80:80'], ['--host', 'unix:/x'], ['--label', 'a=b'], ['-d', '--dir', '.'],
-    ['-d', '--trace'],
+  for (const flags of [['-p', '80:80'], ['--hibernate', 'pressure'], ['--host', 'unix:/x'], ['--label', 'a=b'],
+    ['-d', '--dir', '.'], ['-d', '--trace'],
     ['-d', '--listen', 'tcp:127.0.0.1:1'], ['-d', '-f', 'x.yaml'], ['-d', '--expose', 'x'], ['-d', '--label', 'x']]) {
     const { status, stderr } = await host.run(['run', ...flags, 'a.wasm'])
     assert.equal(status, 125, flags.join(' '))

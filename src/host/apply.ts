@@ -21,7 +21,8 @@ export type Current = {
 }
 
 /** Fields that are changed while the guest runs. */
-const LIVE: ReadonlySet<string> = new Set(['shares', 'cpu-limit', 'cpu-reservation', 'restart', 'labels'])
+const LIVE: ReadonlySet<string> = new Set(['shares', 'cpu-limit', 'cpu-reservation', 'restart', 'labels',
+  'hibernate', 'may'])
 
 /** The changes, in the order in which they are made. */
 export function planApply(manifest: Manifest, current: Current, prune: boolean): ApplyChange[] {

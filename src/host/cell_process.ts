@@ -5,18 +5,25 @@
 // and no host for a minute; when its run folder is gone and with it the way to reach it; or when it was drained. When
 // one of its threads dies it ends at once, with all guests: the host starts them again by their policies.
 //
-//   cells.ts  guests     consoles.ts  their output and input      log_writer.ts  logs
-//   health.ts  checks    host_line.ts  the connection             modules.ts     what they run
+//   cells.ts  guests     consoles.ts  their output and input      log_writer.ts         logs
+//   health.ts  checks    host_line.ts  the connection             modules.ts            what they run
+//   cells_captures.ts  captures, forks                            cells_snapshots.ts    what is saved of them
+//   cells_asking.ts  what they ask of the host                    cells_transfers.ts    snapshots from and to the host
 
 import { existsSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { EHOSTUNREACH } from '../base/errno.ts'
 import { DIALS_MAX } from '../base/limits.ts'
+import { Continuations } from '../cell/continuations.ts'
 import { Stack } from '../cell/stack.ts'
 import { Switchboard } from '../cell/switchboard.ts'
 import { exitNow } from '../sys/libc.ts'
 import { closeFd, openFdReceiver, type FdReceiver } from '../sys/sockets.ts'
+import { SnapshotStore } from '../snapshot/store.ts'
+import { Asking } from './cells_asking.ts'
 import { Cells } from './cells.ts'
+import { Snapshots } from './cells_snapshots.ts'
+import { CellTransfers } from './cells_transfers.ts'
 import { Consoles } from './consoles.ts'
 import { HealthChecks } from './health.ts'
 import { HostLine } from './host_line.ts'
@@ -33,6 +40,9 @@ const SETTLE_MS_MAX = 2000
 /** How often pools are split over the pCPUs: while their cells want something, and while they don't. */
 const SPLIT_BUSY_MS = 250
 const SPLIT_IDLE_MS = 2000
+/** How often it looks whether another pCPU would have more for a cell: while some are moved, and while none is. */
+const BALANCE_BUSY_MS = 1000
+const BALANCE_IDLE_MS = 2000
 /** Ends in one hello: the others follow, as a frame is bounded, and a trap's stack is long. */
 const ENDS_IN_HELLO_MAX = 100
 
@@ -48,34 +58,46 @@ class CellProcess {
   readonly #consoles: Consoles
   readonly #health: HealthChecks
   readonly #cells: Cells
+  readonly #snapshots: Snapshots
+  readonly #transfers: CellTransfers
+  readonly #asking: Asking
   readonly #dials = new Map<number, Waiting>()
   #nextDial = 1
   #aloneSince = performance.now()
   #lookout: NodeJS.Timeout | undefined
   #splitting: NodeJS.Timeout | undefined
+  #balancing: NodeJS.Timeout | undefined
   #isOver = false
 
   constructor(config: ProcessConfig) {
     this.#config = config
-    const { project, runFolder, blobFolder, cacheFolder, logFolder, quantumNs } = config
+    const { project, runFolder, blobFolder, cacheFolder, logFolder, snapshotFolder, quantumNs } = config
     this.#receiver = openFdReceiver(join(runFolder, 'f'))
     this.#line = new HostLine({ message: (message) => this.#heard(message),
-      bytes: (stream, bytes) => this.#consoles.input(stream, bytes), gone: () => this.#hostGone() })
+      bytes: (stream, bytes) => this.#input(stream, bytes), gone: () => this.#hostGone() })
     this.#log = new LogWriter(logFolder)
-    const stack = this.#stack = new Stack({ quantumNs, on: {
+    const stack = this.#stack = new Stack({ quantumNs, continuations: new Continuations(), on: {
       failed: (error) => this.die(error),
       output: (id, channel, bytes) => this.#consoles.output(id, channel, bytes),
       taken: (id, count) => this.#consoles.taken(id, count),
       net: (pcpu, report) => this.#switchboard.report(pcpu, report),
+      asks: (id, asked, serial) => this.#asking.asked(id, asked, serial),
+      moved: (id, pcpu) => this.#cells.moved(id, pcpu),
     } })
     this.#switchboard = new Switchboard({ post: (pcpu, command, transfer) => stack.postNet(pcpu, command, transfer),
       outside: (id, name, port) => this.#dial(id, name, port) })
     this.#consoles = new Consoles(this.#line, this.#log, stack)
     this.#health = new HealthChecks({ open: (id, port) => this.#switchboard.open(id, port),
       changed: (id, healthy, why) => this.#cells.healthChanged(id, healthy, why) })
-    const modules = new Modules(blobFolder, cacheFolder, (executable) => stack.forget(executable))
+    const modules = new Modules({ blobFolder, cacheFolder, forget: (executable) => stack.forget(executable) })
+    const store = new SnapshotStore(snapshotFolder)
+    this.#snapshots = new Snapshots(store, (say) => this.#line.send({ say }))
+    this.#transfers = new CellTransfers({ line: this.#line, store, modules, die: (error) => this.die(error) })
     this.#cells = new Cells({ project, stack, modules, consoles: this.#consoles, line: this.#line,
-      receiver: this.#receiver, switchboard: this.#switchboard, health: this.#health, idle: () => this.#looked() })
+      receiver: this.#receiver, switchboard: this.#switchboard, health: this.#health, snapshots: this.#snapshots,
+      left: (number) => this.#asking.forget(number), idle: () => this.#looked() })
+    this.#asking = new Asking(this.#line, { guestOf: (number) => this.#cells.withNumber(number),
+      told: (number, serial, errno) => stack.told(number, serial, errno) })
   }
 
   /** From here on it can be reached. Rejects with a system error. */
@@ -101,13 +123,12 @@ class CellProcess {
     if ('start' in message) this.#cells.start(message.start)
     else if ('stop' in message) this.#cells.stop(message.stop, message.run, message.signal)
     else if ('ack' in message) this.#cells.ack(message.ack, message.run)
-    else if ('credit' in message) this.#consoles.credit(message.credit, message.bytes)
-    else if ('eof' in message) this.#consoles.input(message.eof, null)
+    else if ('credit' in message) {
+      if (!this.#transfers.credit(message.credit, message.bytes)) this.#consoles.credit(message.credit, message.bytes)
+    } else if ('eof' in message) this.#input(message.eof, null)
     else if ('attach' in message) this.#consoles.attach(this.#cells.consoleOf(message.attach), message.stream)
-    else if ('detach' in message) {
-      const abandoned = this.#consoles.detach(message.detach)
-      if (abandoned !== undefined) this.#cells.abandon(abandoned)
-    } else if ('terms' in message) this.#cells.setTerms(message.terms, message.to)
+    else if ('detach' in message) this.#detach(message.detach)
+    else if ('terms' in message) this.#cells.setTerms(message.terms, message.to)
     else if ('pool' in message) this.#cells.setPool(message.pool, message.to)
     else if ('drop' in message) for (const ticket of message.drop) closeFd(this.#receiver.take(ticket) ?? -1)
     else if ('figures' in message) void this.#figures(message.figures)
@@ -115,15 +136,40 @@ class CellProcess {
     else if ('incoming' in message) {
       const errno = this.#cells.incoming(message.incoming, message.port, message.ticket)
       this.#line.send({ incoming: message.request, errno })
-    } else if ('hello' in message) this.#hello()
+    } else if ('hello' in message) this.#hello(message.version)
     else if ('drain' in message) {
       this.#cells.isDraining = true
       this.#looked()
-    }
+    } else this.#heardOfSnapshots(message)
     if ('start' in message || 'pool' in message) this.#split()
+    if ('start' in message || 'fork' in message) this.#balance()
   }
 
-  #hello(): void {
+  #heardOfSnapshots(message: OfSnapshots): void {
+    if ('pause' in message) this.#cells.pause(message.pause, message.run, message.paused)
+    else if ('capture' in message) this.#cells.captures.capture(message)
+    else if ('go' in message) this.#cells.captures.go(message.go, message.run)
+    else if ('release' in message) this.#cells.captures.release(message.release, message.run)
+    else if ('fork' in message) this.#cells.captures.fork(message)
+    else if ('told' in message) this.#asking.told(message.told, message.errno)
+    else if ('forget' in message) this.#snapshots.remove(message.forget)
+    else if ('keep' in message) this.#snapshots.keep(message.keep)
+    else if ('transmit' in message) this.#transfers.transmit(message)
+    else this.#transfers.receive(message)
+  }
+
+  #input(stream: number, bytes: Buffer | null): void {
+    if (!this.#transfers.input(stream, bytes)) this.#consoles.input(stream, bytes)
+  }
+
+  #detach(stream: number): void {
+    if (this.#transfers.detach(stream)) return
+    const abandoned = this.#consoles.detach(stream)
+    if (abandoned !== undefined) this.#cells.abandon(abandoned)
+  }
+
+  #hello(version: string): void {
+    this.#snapshots.cellar = version
     this.#lookout = void clearInterval(this.#lookout)
     // What an earlier host sent for launches that never came, and what it wanted.
     this.#receiver.clear()
@@ -157,6 +203,8 @@ class CellProcess {
 
   #hostGone(): void {
     for (const answer of this.#dials.values()) answer({ errno: EHOSTUNREACH })
+    this.#asking.hostGone()
+    this.#transfers.detachAll()
     for (const abandoned of this.#consoles.detachAll()) this.#cells.abandon(abandoned)
     this.#lookOut()
   }
@@ -186,12 +234,24 @@ class CellProcess {
       ? setTimeout(() => void this.#splitNow(), isBusy ? SPLIT_BUSY_MS : SPLIT_IDLE_MS) : undefined
   }
 
+  // One timer, while there are several guests and several pCPUs for them.
+  #balance(): void {
+    if (this.#stack.pcpus > 1) this.#balancing ??= setTimeout(() => void this.#balanceNow(), BALANCE_BUSY_MS)
+  }
+
+  async #balanceNow(): Promise<void> {
+    const isBusy = await this.#stack.rebalance() > 0
+    this.#balancing = this.#cells.size > 1
+      ? setTimeout(() => void this.#balanceNow(), isBusy ? BALANCE_BUSY_MS : BALANCE_IDLE_MS) : undefined
+  }
+
   /** Ends all that runs, writes what was written, and the process. */
   async end(): Promise<void> {
     if (this.#isOver) return
     this.#isOver = true
     clearInterval(this.#lookout)
     clearTimeout(this.#splitting)
+    clearTimeout(this.#balancing)
     this.#health.close()
     this.#switchboard.close()
     await this.#stack.close()
@@ -202,6 +262,11 @@ class CellProcess {
     exitNow(0)
   }
 }
+
+type OfSnapshots = Extract<ToProcess, { readonly pause: string } | { readonly capture: string } |
+  { readonly go: string } | { readonly release: string } | { readonly fork: string } | { readonly told: number } |
+  { readonly forget: readonly string[] } | { readonly keep: readonly string[] } | { readonly transmit: string } |
+  { readonly receive: number }>
 
 const [folder = ''] = process.argv.slice(2)
 const config = JSON.parse(readFileSync(join(folder, 'config.json'), 'utf8')) as ProcessConfig

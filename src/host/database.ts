@@ -16,7 +16,8 @@ import { DatabaseSync } from 'node:sqlite'
 import { CellarError } from '../base/errors.ts'
 import { APPLICATION_ID, migrate, VERSION, versionOf } from './migrations.ts'
 import {
-  ANSWERS, GUESTS, IMAGE_NAMES, NETWORKS, OPERATIONS, POOLS, PROCESSES, PROJECTS, readAll, SECRETS, TOKENS, VOLUMES,
+  ANSWERS, GUESTS, IDENTITY, IMAGE_NAMES, INCOMING, NETWORKS, OPERATIONS, POOLS, PROCESSES, PROJECTS, readAll,
+  SECRETS, SNAPSHOTS, TOKENS, VOLUMES,
 } from './tables.ts'
 
 /** What SQLite keeps beside a database. */
@@ -35,10 +36,12 @@ export type Loaded = ReturnType<typeof loadAll>
 /** Reads all rows but events and the audit log. Throws for one that can't be read. */
 export function loadAll(db: DatabaseSync) {
   return {
-    projects: readAll(db, PROJECTS), guests: readAll(db, GUESTS), pools: readAll(db, POOLS),
+    projects: readAll(db, PROJECTS), guests: readAll(db, GUESTS),
+    snapshots: readAll(db, SNAPSHOTS), pools: readAll(db, POOLS),
     volumes: readAll(db, VOLUMES), networks: readAll(db, NETWORKS), secrets: readAll(db, SECRETS),
     imageNames: readAll(db, IMAGE_NAMES), processes: readAll(db, PROCESSES), tokens: readAll(db, TOKENS),
     operations: readAll(db, OPERATIONS), answers: readAll(db, ANSWERS),
+    incoming: readAll(db, INCOMING), identity: readAll(db, IDENTITY),
   }
 }
 

@@ -6,14 +6,13 @@
 // would fill the log otherwise. Elsewhere: cells of one process reach each other without the host
 // (cell/switchboard.ts).
 
-import type { Socket } from 'node:net'
 import { EAGAIN, ECONNREFUSED, EIO, ETIMEDOUT } from '../base/errno.ts'
 import { EGRESS_DIALS_MAX, EGRESS_DIALS_PROJECT_MAX } from '../base/limits.ts'
 import type { Log } from '../base/log.ts'
 import { closeFd, socketPair } from '../sys/sockets.ts'
 import { parseRules, reach, type Rule } from './egress.ts'
 import { eventOf } from './lifecycle.ts'
-import { giveFd, shareFd } from './ports.ts'
+import { giveFd, giveSocket } from './ports.ts'
 import type { ProcessHandle } from './processes.ts'
 import type { GuestSpec } from './spec.ts'
 import type { Guest, State } from './state.ts'
@@ -27,7 +26,9 @@ const WINDOW_MS = 10_000
 
 type Asked = { readonly dial: number; readonly id: string; readonly name: string; readonly port: number }
 type Answer = { ticket: number } | { errno: number }
-type Parts = { readonly state: State; readonly store: Store; readonly log: Log }
+type Parts = { readonly state: State; readonly store: Store; readonly log: Log
+  /** Resolves when a hibernated guest runs. Throws CellarError. */
+  readonly wake: (guest: Guest) => Promise<void> }
 type Window = { readonly until: number; events: number; untold: number }
 
 /** Makes connections for guests. */
@@ -86,8 +87,15 @@ export class Dials {
   }
 
   async #inside(peer: Guest, handle: ProcessHandle, port: number): Promise<Answer> {
+    const wakes = peer.row.phase === 'hibernated' || (peer.row.phase === 'starting' && peer.row.from !== null)
+    try {
+      if (wakes) await this.#parts.wake(peer)
+    } catch {
+      return { errno: ECONNREFUSED }
+    }
     const there = peer.handle
-    if (there?.link === undefined || there === handle) return { errno: ECONNREFUSED }
+    // One that was there finds it by itself; one that was woken there was looked for before.
+    if (there?.link === undefined || (there === handle && !wakes)) return { errno: ECONNREFUSED }
     const [mine, theirs] = socketPair()
     const request = ++this.#requests
     const { promise, resolve } = Promise.withResolvers<number>()
@@ -115,12 +123,7 @@ export class Dials {
     }
     this.counts.allowed++
     this.#note(guest, 'egress.allowed', { to: `${name}:${port}`, address: attempt.address })
-    try {
-      return { ticket: await shareFd(handle, descriptorOf(attempt.socket)) }
-    } finally {
-      // Ours only: the process has its own of the same connection by now.
-      attempt.socket.destroy()
-    }
+    return { ticket: await giveSocket(handle, attempt.socket) }
   }
 
   #rulesOf({ row }: Guest): readonly Rule[] {
@@ -150,8 +153,3 @@ export class Dials {
 }
 
 const WINDOWS_MAX = 10_000
-
-// Node tells a socket's descriptor only so.
-function descriptorOf(socket: Socket): number {
-  return (socket as unknown as { _handle: { fd: number } })._handle.fd
-}

@@ -3,7 +3,7 @@
 // The types are those of protocol.ts. Texts and lists are bounded, as a frame alone allows for megabytes of either.
 
 import { z } from 'zod'
-import { TRAP_FRAMES_MAX } from '../base/limits.ts'
+import { TRAP_FRAMES_MAX, WASM_PAGES_MAX } from '../base/limits.ts'
 import type { FromProcess } from './protocol.ts'
 
 const count = z.number().min(0)
@@ -31,17 +31,27 @@ const end = z.object({
   by: z.enum(['stop', 'timeout', 'unhealthy']).optional(),
 })
 const state = z.object({ id, run: z.number(), startedAt: z.number().optional(), healthy: z.boolean().optional(),
-  ageMs: count.optional() })
+  ageMs: count.optional(), held: z.boolean().optional(), paused: z.boolean().optional(),
+  uncapturable: words.optional() })
 const figures = z.object({
   ageNs: z.number(), runningNs: z.number(), runnableNs: z.number(), waitingNs: z.number(), throttledNs: z.number(),
-  stints: z.number(), switches: z.number(), preemptions: z.number(), memoryBytes: count, pcpu: count,
+  pausedNs: z.number(), stints: z.number(), switches: z.number(), preemptions: z.number(), memoryBytes: count,
+  pcpu: count,
   throttledBy: z.enum(['itself', 'its pool']).optional(),
   waitedFor: z.array(z.tuple([id, z.number()])).max(128), hypercalls: count,
 })
 
+const digest = z.string().regex(/^sha256:[0-9a-f]{64}$/)
+const error = z.object({ code: text, values: z.array(z.union([words, z.number(), z.boolean()])).max(16) })
+const written = z.object({ snapshot: digest, memoryBytes: count, newBytes: count, storedBytes: count, chunks: count,
+  newChunks: count, stoppedNs: count, wakeInMs: count.optional() })
+const transferred = z.object({ transferred: z.number(), snapshot: digest.optional(),
+  missing: z.array(z.string().regex(/^[0-9a-f]{64}$/)).max(WASM_PAGES_MAX).optional(),
+  error: error.optional() })
+
 /** One message of a process. */
 export const MESSAGE: z.ZodType<FromProcess> = z.union([
-  z.object({ started: id, run: z.number(), startedAt: z.number() }),
+  z.object({ started: id, run: z.number(), startedAt: z.number(), uncapturable: words.optional() }),
   z.object({ ended: end }),
   z.object({ credit: z.number(), bytes: count }),
   z.object({ eof: z.number(), status: z.int().min(0).max(255).optional() }),
@@ -52,5 +62,11 @@ export const MESSAGE: z.ZodType<FromProcess> = z.union([
     ends: z.array(end) }),
   z.object({ figures: z.number(), guests: z.record(id, figures),
     process: z.object({ memoryBytes: count, cpuNs: count, cells: count }) }),
+  z.object({ paused: id, run: z.number(), is: z.boolean() }),
+  z.object({ captured: z.number(), id, written: written.optional(), error: error.optional() }),
+  z.object({ released: id, run: z.number() }),
+  z.object({ asked: z.number(), id, run: z.number(), what: z.enum(['snapshot', 'fork', 'hibernate']),
+    name: text.optional(), count: count.optional() }),
+  transferred,
   z.object({ say: z.string().max(65_536), id: id.optional() }),
 ]) as z.ZodType<FromProcess>

@@ -20,8 +20,9 @@ import type { ProcessHandle } from './processes.ts'
 import type { ProjectActions } from './project_actions.ts'
 import type { GuestRow } from './rows.ts'
 import { NAME, parsePort, type GuestSpec, type Manifest } from './spec.ts'
-import { ACTIVE, keyOf, type Guest, type State } from './state.ts'
+import { ACTIVE, isPromised, keyOf, type Guest, type State } from './state.ts'
 import type { Store } from './store.ts'
+import type { Transaction } from './transaction.ts'
 import type { VolumeActions } from './volume_actions.ts'
 import { removeTree } from './volumes.ts'
 
@@ -37,6 +38,8 @@ type Parts = {
   readonly volumes: VolumeActions; readonly paths: Paths; readonly capacity: Capacity
   /** What an image's name or digest leads to. Throws CellarError. */
   readonly resolveImage: (reference: string) => { readonly digest: string; readonly module: string }
+  /** Hibernates who may be, until so much memory can be promised, if that is enough. */
+  readonly makeRoom: (memoryBytes: number) => Promise<void>
 }
 
 /** Actions on guests. */
@@ -50,7 +53,7 @@ export class GuestActions {
   /** Creates a guest, and starts it if it is to run. Resolves when that is committed. */
   async create(project: string, given: string | undefined, spec: GuestSpec, start: boolean, isManaged = false):
   Promise<Guest> {
-    const { state, store, lifecycle, projects } = this.#parts
+    const { state, projects } = this.#parts
     if (state.guests.size >= GUESTS_MAX) {
       throw new CellarError('ADMISSION_REFUSED', [given ?? 'a guest', 'room', '1 guest', `0 of ${GUESTS_MAX}`])
     }
@@ -65,20 +68,30 @@ export class GuestActions {
       id: randomBytes(6).toString('hex'), project, name, spec, digest: module, manifestDigest: digest, generation: 1,
       desired: start ? 'running' : 'stopped', phase: start ? 'starting' : 'created', healthy: null,
       createdAt: Date.now(), startedAt: null, endedAt: null, restarts: 0, run: start ? 1 : 0, process: null, exit: null,
-      ports: [], managedBy: isManaged ? 'apply' : null,
+      ports: [], managedBy: isManaged ? 'apply' : null, origin: null, from: null, move: null,
     }
-    this.#check(row, undefined)
+    return await this.add(row, 'guest.created', { image: spec.image })
+  }
+
+  /** Adds a guest, and launches it if it is to run. `kind`, `data`: of the event. Resolves when that is committed. */
+  async add(row: GuestRow, kind: string, data: Readonly<Record<string, unknown>>): Promise<Guest> {
+    const { state, store, lifecycle, projects } = this.#parts
+    if (row.desired === 'running') await this.makeRoom(row.spec)
+    // Again: room may have taken its time.
+    projects.checkOpen(row.project)
+    if (state.byName(row.project, row.name) !== undefined) throw new CellarError('EXISTS', ['guest', row.name])
+    this.check(row, undefined)
     const guest = state.addGuest(row)
     try {
       await store.commit((tx) => {
         tx.putGuest(guest.row)
-        tx.event('guest.created', eventOf(guest, { image: spec.image }))
+        tx.event(kind, eventOf(guest, data))
       })
     } catch (error) {
       state.removeGuest(guest)
       throw error
     }
-    if (start) void lifecycle.launch(guest)
+    if (row.phase === 'starting') void lifecycle.launch(guest)
     return guest
   }
 
@@ -93,8 +106,10 @@ export class GuestActions {
     const { digest, module } = this.#parts.resolveImage(spec.image)
     const fields = changedFields(spec, before.spec)
     if (fields.length === 0 && module === before.digest) return guest
-    const row: GuestRow = { ...before, spec, digest: module, manifestDigest: digest, generation: before.generation + 1 }
-    this.#check(row, guest)
+    const row: GuestRow = { ...before, spec, digest: module, manifestDigest: digest, generation: before.generation + 1,
+      // What it was restored from doesn't fit any more.
+      ...(areLive(fields) ? {} : { origin: null }) }
+    this.check(row, guest)
     state.setRow(guest, row)
     try {
       await store.commit((tx) => {
@@ -103,7 +118,7 @@ export class GuestActions {
       })
     } catch (error) {
       state.setRow(guest, { ...guest.row, spec: before.spec, digest: before.digest,
-        manifestDigest: before.manifestDigest, generation: before.generation })
+        manifestDigest: before.manifestDigest, generation: before.generation, origin: before.origin })
       throw error
     }
     if (areLive(fields) && module === before.digest) lifecycle.tellTerms(guest)
@@ -111,16 +126,19 @@ export class GuestActions {
     return guest
   }
 
-  /** Starts a guest, if what it was promised is still there. */
-  async start(guest: Guest): Promise<GuestView> {
-    if (guest.row.desired !== 'running') this.#check({ ...guest.row, desired: 'running' }, guest)
-    await this.#parts.lifecycle.start(guest)
+  /** Starts a guest, if what it was promised is still there. `note`: what is committed with it. */
+  async start(guest: Guest, note?: (tx: Transaction) => void): Promise<GuestView> {
+    if (!isPromised(guest.row)) {
+      await this.makeRoom(guest.row.spec)
+      this.check({ ...guest.row, desired: 'running', phase: 'starting' }, guest)
+    }
+    await this.#parts.lifecycle.start(guest, note)
     return guest.view()
   }
 
   /** Ends it, if it runs, and starts it anew. */
   async restart(guest: Guest): Promise<GuestView> {
-    if (guest.row.desired !== 'running') this.#check({ ...guest.row, desired: 'running' }, guest)
+    if (!isPromised(guest.row)) this.check({ ...guest.row, desired: 'running', phase: 'starting' }, guest)
     await this.#parts.lifecycle.restart(guest)
     return guest.view()
   }
@@ -210,16 +228,21 @@ export class GuestActions {
     return changes
   }
 
-  // Everything that may speak against this row. `self`: the guest as it is, whose promises it may use anew.
-  #check(row: GuestRow, self: Guest | undefined): void {
+  /** Makes room for the memory that so many guests of this spec are promised, as far as that can be. */
+  async makeRoom(spec: GuestSpec, count = 1): Promise<void> {
+    await this.#parts.makeRoom(ofHost(spec).memoryBytes * count)
+  }
+
+  /** Throws what may speak against this row. `self`: the guest as it is, whose promises it may use anew. */
+  check(row: GuestRow, self: Guest | undefined): void {
     const { state, capacity } = this.#parts
     const { name, project, spec } = row
     this.#checkReferences(row)
     checkWords(name, spec)
     if (self?.row.spec !== spec) state.checkSpec(row, self?.row.spec)
     state.checkPorts(row)
-    if (row.desired !== 'running') return
-    const counted = self?.row.desired === 'running' ? self.row : undefined
+    if (!isPromised(row)) return
+    const counted = self !== undefined && isPromised(self.row) ? self.row : undefined
     const pool = spec.pool === undefined ? undefined : state.pools.get(keyOf(project, spec.pool))
     const inPool = spec.pool === undefined ? NOTHING : state.inPool(project, spec.pool)
     admit(name, spec, {

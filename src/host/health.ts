@@ -74,6 +74,8 @@ export type HealthLines = {
 type Check = {
   readonly guest: string; readonly health: Health; readonly state: HealthState; readonly startedNs: number
   due: TimerEntry | undefined
+  /** It doesn't run, and so isn't asked. */
+  isResting: boolean
   /** Ends the asking that is under way. */
   answer: ((answer: Answer) => void) | undefined
 }
@@ -94,7 +96,7 @@ export class HealthChecks {
   /** The guest has started. */
   add(guest: string, health: Health): void {
     const check: Check = { guest, health, state: new HealthState(health), startedNs: nowNs(), due: undefined,
-      answer: undefined }
+      isResting: false, answer: undefined }
     this.#checks.set(guest, check)
     this.#later(check, check.state.nextNs(0), () => this.#ask(check))
   }
@@ -106,6 +108,16 @@ export class HealthChecks {
     this.#checks.delete(guest)
     if (check.due !== undefined) this.#timers.remove(check.due)
     check.answer?.('it has ended')
+  }
+
+  /** A guest is kept from running, or runs again: it isn't asked meanwhile, and stays as healthy as it was. */
+  rest(guest: string, isResting: boolean): void {
+    const check = this.#checks.get(guest)
+    if (check === undefined || check.isResting === isResting) return
+    check.isResting = isResting
+    if (!isResting) return this.#askAgain(check)
+    if (check.due !== undefined) this.#timers.remove(check.due)
+    check.answer?.(RESTS)
   }
 
   /** Whether it is healthy, if that is known. */
@@ -154,11 +166,18 @@ export class HealthChecks {
     check.answer = undefined
     if (check.due !== undefined) this.#timers.remove(check.due)
     if (this.#checks.get(check.guest) !== check) return
-    const ageNs = nowNs() - check.startedNs
+    if (answer === RESTS) {
+      if (!check.isResting) this.#askAgain(check)
+      return
+    }
     const { state } = check
-    const changed = state.answered(answer, ageNs)
-    this.#later(check, state.nextNs(ageNs), () => this.#ask(check))
+    const changed = state.answered(answer, nowNs() - check.startedNs)
+    this.#askAgain(check)
     if (changed) this.#lines.changed(check.guest, state.healthy!, answer ?? 'it answers')
+  }
+
+  #askAgain(check: Check): void {
+    this.#later(check, check.state.nextNs(nowNs() - check.startedNs), () => this.#ask(check))
   }
 }
 
@@ -207,3 +226,5 @@ function durationOf(text: string | undefined, otherwise: number): number {
 /** Node's timers end here. */
 const MS_MAX = 0x7fffffff
 const BUSY_NS = 50e6
+/** In place of an answer: the guest was kept from giving one. */
+const RESTS = 'it rests'

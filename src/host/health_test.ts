@@ -114,3 +114,30 @@ test('HealthChecks takes 200 to 399 for well, in whatever pieces they come', { t
     assert.equal((await of(odd)).why, 'it does not answer in HTTP')
   }
 })
+
+test('HealthChecks asks nobody who rests, counts nothing against it, and asks again when that is over',
+  { timeout: 20_000 }, async () => {
+    const said: boolean[] = []
+    let [opened, isWell] = [0, true]
+    const checks = new HealthChecks({
+      open: async () => { opened++; return isWell ? new FakePeer() : new Promise<number>(() => {}) },
+      changed: (_, healthy) => said.push(healthy),
+    })
+    checks.add('g', health({ ...quick, timeout: '20ms', retries: 1 }))
+    while (said.length === 0) await sleep(1)
+    isWell = false
+    // It is being asked, and has no answer: that it was kept from one is no fault of its.
+    const before = opened
+    while (opened === before) await sleep(1)
+    checks.rest('g', true)
+    checks.rest('g', false)
+    checks.rest('g', true)
+    await sleep(5)
+    const resting = opened
+    await sleep(60)
+    assert.deepEqual([opened, said, checks.of('g')], [resting, [true], true])
+    checks.rest('g', false)
+    while (said.length === 1) await sleep(1)
+    assert.deepEqual(said, [true, false])
+    checks.close()
+  })

@@ -5,25 +5,26 @@
 // end: nothing new, connections closed, the database. Guests go on. Elsewhere: the calls' meaning (operator.ts), what
 // they do (*_actions.ts, sessions.ts), what happens by itself (lifecycle.ts, processes.ts).
 
-import { mkdirSync, readdirSync, readFileSync } from 'node:fs'
-import { availableParallelism, totalmem } from 'node:os'
-import { join } from 'node:path'
+import { availableParallelism, freemem, totalmem } from 'node:os'
 import { CellarError } from '../base/errors.ts'
 import type { Log } from '../base/log.ts'
-import { lockFile } from '../sys/flock.ts'
 import type { Capacity } from './admission.ts'
-import { makeStateFolder, stateError } from './database.ts'
+import { Captures } from './captures.ts'
 import { Dials } from './dials.ts'
-import { inwardRule } from './egress.ts'
 import { EventLog } from './events.ts'
 import { GuestActions } from './guest_actions.ts'
+import { GuestRequests } from './guest_requests.ts'
+import { Hibernation } from './hibernation.ts'
 import { Idempotency } from './idempotency.ts'
 import { ImageActions } from './image_actions.ts'
 import { Lifecycle } from './lifecycle.ts'
 import { exposition } from './metrics.ts'
+import { Moves } from './moves.ts'
 import { Operations } from './operations.ts'
+import { lockedStore, stateOf, sweep } from './opening.ts'
 import type { Actor, HostView, Operator } from './operator.ts'
 import { Paths } from './paths.ts'
+import { checkFolder, checkLimited } from './permissions.ts'
 import { Processes } from './processes.ts'
 import type { ProcessHandle } from './processes.ts'
 import { found, ProjectActions } from './project_actions.ts'
@@ -31,12 +32,12 @@ import type { FromProcess, GuestFigures } from './protocol.ts'
 import { canSeparate } from './reachable.ts'
 import { Secrets } from './secrets.ts'
 import { attach, exec, logsOf } from './sessions.ts'
-import { ACTIVE, keyOf, State } from './state.ts'
-import { parsePort, type GuestSpec } from './spec.ts'
-import { Store } from './store.ts'
+import { SnapshotActions } from './snapshot_actions.ts'
+import { SnapshotFiles } from './snapshot_files.ts'
+import { ACTIVE, type Guest, type State } from './state.ts'
+import type { Store } from './store.ts'
 import { Tokens } from './tokens.ts'
 import { VolumeActions } from './volume_actions.ts'
-import { removeTree } from './volumes.ts'
 
 /** How a host is started. */
 export type HostOptions = {
@@ -72,6 +73,12 @@ export class Host implements Operator {
   readonly #projects: ProjectActions
   readonly #volumes: VolumeActions
   readonly #images: ImageActions
+  readonly #captures: Captures
+  readonly #files: SnapshotFiles
+  readonly #snapshots: SnapshotActions
+  readonly #hibernation: Hibernation
+  readonly #requests: GuestRequests
+  readonly #moves: Moves
   #figures: { at: number; read: Promise<Map<string, GuestFigures>> } | undefined
   #isReady = false
   #isClosed = false
@@ -111,14 +118,22 @@ export class Host implements Operator {
       nextId: () => store.nextNumber('process'),
       uidOf: (project) => state.projects.get(project)?.uid ?? undefined,
       events: {
-        hello: (handle, hello) => this.#lifecycle.hello(handle, hello),
+        hello: (handle, hello) => {
+          this.#captures.hello(handle, hello)
+          this.#lifecycle.hello(handle, hello)
+          this.#files.hello(handle)
+        },
         message: (handle, message) => this.#hear(handle, message),
         lost: (handle, why) => this.#lifecycle.lost(handle, why),
       } })
     const [processes, capacity] = [this.#processes, this.#capacity]
-    this.#lifecycle = new Lifecycle({ state, store, processes, secrets, paths, log })
-    this.#dials = new Dials({ state, store, log })
-    const lifecycle = this.#lifecycle
+    const files = this.#files = new SnapshotFiles({ state, processes, log,
+      isOpen: (project) => this.#projects.isOpen(project) })
+    const captures = this.#captures = new Captures({ state, processes, files })
+    const lifecycle = this.#lifecycle = new Lifecycle({ state, store, processes, secrets, paths, log, captures, files })
+    const hibernation: Hibernation = this.#hibernation = new Hibernation({ state, lifecycle, captures, files, processes,
+      capacity, log, availableMemory: freemem, start: (guest, note) => this.#guests.start(guest, note) })
+    this.#dials = new Dials({ state, store, log, wake: (guest) => hibernation.wake(guest, 'connection') })
     const separation = canSeparate(paths.state)
     if (separation !== true) log.warn('projects do not get users of their own', { why: separation })
     this.#projects = new ProjectActions({ state, store, lifecycle, processes, secrets, paths, capacity,
@@ -128,15 +143,23 @@ export class Host implements Operator {
       insecure: options.insecureRegistries ?? [] })
     this.#volumes = new VolumeActions({ state, store, operations, projects, paths })
     this.#guests = new GuestActions({ state, store, lifecycle, projects, volumes: this.#volumes, paths, capacity,
-      endProcess: (handle) => processes.kill(handle),
+      endProcess: (handle) => processes.kill(handle), makeRoom: (bytes) => hibernation.makeRoom(bytes),
       resolveImage: (reference) => this.#images.resolve(reference) })
+    this.#snapshots = new SnapshotActions({ state, store, lifecycle, captures, files, projects, guests: this.#guests,
+      processes, paths })
+    this.#requests = new GuestRequests({ state, snapshots: this.#snapshots, hibernation, log })
+    this.#moves = new Moves({ state, store, processes, lifecycle, captures, files, secrets, log, operations,
+      guests: this.#guests, projects, images: this.#images, snapshots: this.#snapshots, paths, loaded,
+      insecure: options.insecureRegistries ?? [] })
   }
 
   async #recover(): Promise<void> {
     await this.#volumes.recover()
-    await this.#sweep()
+    await sweep(this.#paths, this.#state, this.#options.log)
     await this.#processes.discover()
     this.#lifecycle.settle()
+    this.#hibernation.settle()
+    this.#moves.recover()
     this.#isReady = true
     const failed = (what: string) => (error: unknown): void => {
       this.#options.log.error(what, { why: (error as Error).message })
@@ -148,35 +171,23 @@ export class Host implements Operator {
     this.#backup = setInterval(backup, BACKUP_MS).unref()
   }
 
-  // Folders of guests and projects that are gone: a removal was cut short.
-  async #sweep(): Promise<void> {
-    const remove = (folder: string): Promise<void> => removeTree(folder).catch((error: unknown) => {
-      this.#options.log.warn('cannot clear away what is left', { folder, why: (error as Error).message })
-    })
-    mkdirSync(this.#paths.projects, { recursive: true, mode: 0o711 })
-    for (const project of readdirSync(this.#paths.projects)) {
-      const folder = this.#paths.project(project)
-      if (!this.#state.projects.has(project)) await remove(folder)
-      for (const kind of ['logs', 'files']) {
-        for (const id of entriesOf(join(folder, kind))) {
-          if (!this.#state.guests.has(id)) await remove(join(folder, kind, id))
-        }
-      }
-    }
-  }
-
   /** Ends the host. Guests go on, unless they are to end with it: then they are started again with the next one. */
   async close({ endGuests = false }: { readonly endGuests?: boolean } = {}): Promise<void> {
     if (this.#isClosed) return
     this.#isClosed = true
     clearInterval(this.#backup)
     this.#lifecycle.close()
+    this.#hibernation.close()
+    this.#moves.close()
+    this.#files.close()
     await this.#operations.close()
     if (endGuests) {
       const active = [...this.#state.guests.values()]
         .filter(({ row }) => row.desired === 'running' && ACTIVE.includes(row.phase))
       await this.#store.commit((tx) => {
-        for (const { row } of active) tx.putGuest({ ...row, phase: 'starting', run: row.run + 1 })
+        for (const { row } of active) {
+          tx.putGuest({ ...row, phase: 'starting', run: row.run + 1, from: row.from ?? this.#state.beginning(row) })
+        }
       })
       for (const handle of this.#processes.all.values()) this.#processes.kill(handle)
     }
@@ -185,13 +196,18 @@ export class Host implements Operator {
   }
 
   #hear(handle: ProcessHandle, message: FromProcess): void {
-    if ('started' in message) this.#lifecycle.started(message.started, message.run, message.startedAt, handle)
+    if ('started' in message) this.#lifecycle.started(message, handle)
     else if ('ended' in message) this.#lifecycle.ended(message.ended, handle)
     else if ('health' in message) {
       this.#lifecycle.health(message.health, message.run, message.healthy, message.why, handle)
     }
     else if ('dial' in message) void this.#dials.dial(handle, message)
     else if ('incoming' in message) this.#dials.taken(handle, message.incoming, message.errno)
+    else if ('captured' in message) this.#captures.captured(handle, message)
+    else if ('paused' in message) this.#captures.paused(handle, message)
+    else if ('released' in message) this.#captures.released(handle, message)
+    else if ('asked' in message) void this.#requests.asked(handle, message)
+    else if ('transferred' in message) this.#moves.transfers.heard(handle, message)
     else if ('say' in message) {
       if (!handle.sayings.allow()) return
       this.#options.log.warn('a cell process says', { process: handle.id, project: handle.project, text: message.say,
@@ -257,12 +273,48 @@ export class Host implements Operator {
   })
   removeGuest: Operator['removeGuest'] = async (project, name, force) =>
     await this.#guests.remove(this.#state.guest(project, name), force)
-  startGuest: Operator['startGuest'] = (project, name) =>
-    this.#starting(() => this.#guests.start(this.#state.guest(project, name)))
+  startGuest: Operator['startGuest'] = (project, name) => this.#starting(async () => {
+    const guest = this.#state.guest(project, name)
+    return guest.row.phase === 'paused' || guest.row.phase === 'hibernated' ? await this.#resume(guest)
+      : await this.#guests.start(guest)
+  })
   restartGuest: Operator['restartGuest'] = (project, name) =>
     this.#starting(() => this.#guests.restart(this.#state.guest(project, name)))
   stopGuest: Operator['stopGuest'] = async (project, name, signal) =>
     await this.#guests.stop(this.#state.guest(project, name), signal)
+
+  pauseGuest: Operator['pauseGuest'] = async (project, name) => {
+    const guest = this.#state.guest(project, name)
+    await this.#snapshots.pause(guest)
+    return guest.view()
+  }
+  resumeGuest: Operator['resumeGuest'] = (project, name) =>
+    this.#starting(() => this.#resume(this.#state.guest(project, name)))
+  async #resume(guest: Guest): ReturnType<Operator['resumeGuest']> {
+    if (guest.row.phase === 'hibernated') await this.#hibernation.wake(guest, 'asked')
+    else await this.#snapshots.resume(guest)
+    return guest.view()
+  }
+  hibernateGuest: Operator['hibernateGuest'] = async (project, name) => {
+    const guest = this.#state.guest(project, name)
+    await this.#hibernation.hibernate(guest)
+    return guest.view()
+  }
+  forkGuest: Operator['forkGuest'] = (project, name, options) =>
+    this.#starting(() => this.#snapshots.fork(this.#state.guest(project, name), options))
+  snapshotGuest: Operator['snapshotGuest'] = async (project, name, options) =>
+    await this.#snapshots.save(this.#state.guest(project, name), options)
+  snapshots: Operator['snapshots'] = (project) => this.#snapshots.list(project)
+  snapshot: Operator['snapshot'] = (project, reference) => this.#snapshots.one(project, reference)
+  removeSnapshot: Operator['removeSnapshot'] = (project, reference) => this.#snapshots.remove(project, reference)
+  restoreGuest: Operator['restoreGuest'] = (project, reference, options, by) => this.#starting(() =>
+    this.#snapshots.restore(project, reference, options, (spec) =>
+      checkLimited(spec, this.#state.snapshot(project, reference).spec, by)))
+
+  get incoming(): Operator['incoming'] { return this.#moves.incoming }
+  migrateGuest: Operator['migrateGuest'] = (...which) => this.#starting(() => this.#moves.migrate(...which))
+  pushSnapshot: Operator['pushSnapshot'] = (...which) => this.#starting(() => this.#moves.push(...which))
+  pullSnapshot: Operator['pullSnapshot'] = (...which) => this.#starting(() => this.#moves.pull(...which))
 
   waitGuest: Operator['waitGuest'] = async (project, name, phases, timeoutMs) => {
     const guest = this.#state.guest(project, name)
@@ -271,9 +323,9 @@ export class Host implements Operator {
   }
 
   logs: Operator['logs'] = (project, name, options) => logsOf(this.#paths, this.#state.guest(project, name), options)
-  attach: Operator['attach'] = async (project, name) => attach(this.#state.guest(project, name))
+  attach: Operator['attach'] = async (project, name) => attach(await this.#awake(this.#state.guest(project, name)))
   exec: Operator['exec'] = async (project, name, command) => {
-    const guest = this.#state.guest(project, name)
+    const guest = await this.#awake(this.#state.guest(project, name))
     const module = command.image === undefined ? guest.row.digest : this.#images.resolve(command.image).module
     return await this.#starting(async () => exec(this.#lifecycle, guest, module, command))
   }
@@ -373,7 +425,8 @@ export class Host implements Operator {
   async metrics(): Promise<string> {
     const guests = this.guests()
     return exposition({ host: this.host(), guests, stats: await this.stats(), egress: this.#dials.counts,
-      restarts: guests.reduce((sum, { restarts }) => sum + restarts, 0), events: this.#store.lastEvent() })
+      restarts: guests.reduce((sum, { restarts }) => sum + restarts, 0), events: this.#store.lastEvent(),
+      snapshots: this.#state.snapshots.size, captures: this.#captures.counts, hibernation: this.#hibernation.counts })
   }
 
   unready(): string[] {
@@ -385,65 +438,15 @@ export class Host implements Operator {
     return this.#state.of(rows, project)
   }
 
+  // Who looks at a hibernated guest wakes it.
+  async #awake(guest: Guest): Promise<Guest> {
+    if (guest.row.phase === 'hibernated') await this.#starting(() => this.#hibernation.wake(guest, 'attach'))
+    return guest
+  }
+
   // Nothing new once the host is on its way out.
   async #starting<T>(work: () => Promise<T>): Promise<T> {
     if (this.#isClosed) throw new CellarError('HOST_DRAINING', [])
     return await work()
-  }
-}
-
-async function lockedStore(paths: Paths): Promise<Store> {
-  try {
-    makeStateFolder(paths.state)
-  } catch (error) {
-    throw stateError(error, paths.state)
-  }
-  // Held until the process ends, however it ends.
-  if (lockFile(paths.lock) === undefined) {
-    throw new CellarError('HOST_RUNNING', [paths.state, readFileSync(paths.lock, 'utf8').trim() || 'unknown'])
-  }
-  return await Store.open(paths.state)
-}
-
-function stateOf(loaded: ReturnType<Store['load']>): State {
-  const state = new State()
-  for (const row of loaded.projects) state.projects.set(row.name, row)
-  for (const row of loaded.pools) state.putPool(row)
-  for (const row of loaded.volumes) state.volumes.set(keyOf(row.project, row.name), row)
-  for (const row of loaded.networks) state.networks.set(keyOf(row.project, row.name), row)
-  for (const row of loaded.secrets) state.secrets.set(keyOf(row.project, row.name), row)
-  for (const row of loaded.imageNames) state.images.set(row.name, row)
-  for (const row of loaded.guests) state.addGuest(row)
-  return state
-}
-
-// A folder of this machine, read and written as the host's user.
-function checkFolder(reference: string, { name, scope }: Actor): void {
-  if (!reference.startsWith('oci:') || scope === 'admin') return
-  throw new CellarError('FORBIDDEN', [name, 'use folders of the host'])
-}
-
-type Reach = Pick<GuestSpec, 'egress' | 'ports'>
-
-// Who is limited to a project reaches by its guests what the host reaches of the world, not of its own network, and
-// publishes no port that is the administrator's: unless somebody who isn't limited has given that to the project.
-function checkLimited({ egress, ports }: Reach, given: Reach | undefined, { name, project }: Actor): void {
-  if (project === undefined) return
-  const inward = inwardRule(egress.filter((rule) => given?.egress.includes(rule) !== true))
-  if (inward !== undefined) throw new CellarError('FORBIDDEN', [name, `open "${inward}": it is not all public`])
-  const low = ports.find((text) => {
-    const { port = 0 } = parsePort(text) ?? {}
-    return port !== 0 && port < PORT_FREE_MIN && given?.ports.includes(text) !== true
-  })
-  if (low !== undefined) throw new CellarError('FORBIDDEN', [name, `publish "${low}": ports below 1024 are reserved`])
-}
-
-const PORT_FREE_MIN = 1024
-
-function entriesOf(folder: string): string[] {
-  try {
-    return readdirSync(folder)
-  } catch {
-    return []
   }
 }

@@ -24,6 +24,7 @@ export class HostLine {
   readonly #server: Server
   #socket: Socket | undefined
   #isGreeted = false
+  #connections = 0
 
   constructor(events: LineEvents) {
     this.#events = events
@@ -32,6 +33,11 @@ export class HostLine {
 
   get isConnected(): boolean {
     return this.#socket !== undefined && this.#isGreeted
+  }
+
+  /** How many hosts there were: who was asked by one and answers another has a different number. */
+  get connections(): number {
+    return this.#connections
   }
 
   /**
@@ -93,6 +99,7 @@ export class HostLine {
     }
     this.#socket = socket
     this.#isGreeted = false
+    this.#connections++
     const decoder = new FrameDecoder()
     socket.on('data', (chunk: Buffer) => {
       if (this.#socket !== socket) return

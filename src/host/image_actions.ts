@@ -1,7 +1,8 @@
 // host/image_actions.ts: what operators do with images, and what guests' images lead to.
 //
-// Names of images are rows; the blobs lie in the store (image/blob_store.ts). An image that a guest runs is kept, named
-// or not. What a reference leads to is asked for at each creation of a guest: it is kept until any image changes.
+// Names of images are rows; the blobs lie in the store (image/blob_store.ts). An image that a guest runs, or a snapshot
+// goes on with, is kept, named or not. What a reference leads to is asked for at each creation of a guest: it is kept
+// until any image changes.
 
 import type { Readable } from 'node:stream'
 import { CellarError } from '../base/errors.ts'
@@ -21,6 +22,8 @@ const RESOLVED_MAX = 10_000
 
 /** Actions on images. */
 export class ImageActions {
+  /** What images are made of. */
+  readonly blobs: BlobStore
   readonly #parts: Parts
   readonly #images: Images
   readonly #resolved = new Map<string, { readonly digest: string; readonly module: string }>()
@@ -28,7 +31,8 @@ export class ImageActions {
   constructor(parts: Parts) {
     this.#parts = parts
     const { state, store } = parts
-    this.#images = new Images(new BlobStore(parts.folder), {
+    this.blobs = new BlobStore(parts.folder)
+    this.#images = new Images(this.blobs, {
       get: (name) => state.images.get(name)?.digest,
       set: async (name, digest) => {
         const row = { name, digest, createdAt: Date.now() }
@@ -106,14 +110,18 @@ export class ImageActions {
 
   collect(): number {
     this.#resolved.clear()
-    const roots = [...this.#parts.state.guests.values()].flatMap(({ row }) => [row.digest, row.manifestDigest])
+    const { guests, snapshots } = this.#parts.state
+    const roots = [...[...guests.values()].flatMap(({ row }) => [row.digest, row.manifestDigest]),
+      ...[...snapshots.values()].flatMap(({ module, manifestDigest }) => [module, manifestDigest])]
     return this.#images.collect(new Set(roots))
   }
 
   #users({ digest, module }: Pick<Image, 'digest' | 'module'>): string[] {
-    return [...this.#parts.state.guests.values()]
-      .filter(({ row }) => row.manifestDigest === digest || row.digest === module)
-      .map(({ row }) => `${row.project}/${row.name}`)
+    const { guests, snapshots } = this.#parts.state
+    return [...[...guests.values()].filter(({ row }) => row.manifestDigest === digest || row.digest === module)
+      .map(({ row }) => `${row.project}/${row.name}`),
+    ...[...snapshots.values()].filter((row) => row.manifestDigest === digest || row.module === module)
+      .map(({ project, name, digest: own }) => `snapshot ${project}/${name ?? own}`)]
   }
 
   #changed(image: Image): ImageView {

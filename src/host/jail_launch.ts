@@ -88,7 +88,7 @@ function checkAccess({ runFolder, projectFolder, blobFolder }: JailOptions, prog
  * could put a link in the place of a folder there would lead it anywhere, where both are the same user.
  */
 function changeable({ runFolder, projectFolder }: JailOptions): string[] {
-  return [runFolder, ...['cache', 'logs', 'volumes'].map((name) => `${projectFolder}/${name}`)]
+  return [runFolder, ...['cache', 'logs', 'snapshots', 'volumes'].map((name) => `${projectFolder}/${name}`)]
 }
 
 function rules(options: JailOptions): Rule[] {

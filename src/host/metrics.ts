@@ -15,6 +15,10 @@ export type Told = {
   readonly stats: ReadonlyMap<string, GuestFigures>
   readonly egress: Readonly<Record<string, number>>
   readonly restarts: number; readonly events: number
+  /** Snapshots that there are; what was done since the host's start. */
+  readonly snapshots: number
+  readonly captures: { readonly captures: number; readonly failed: number; readonly stoppedNs: number }
+  readonly hibernation: { readonly hibernated: number; readonly woken: number }
 }
 
 type Labels = Readonly<Record<string, string | number>>
@@ -22,7 +26,7 @@ type Sample = readonly [labels: Labels, value: number]
 
 /** Families in the exposition format, each with its HELP and TYPE. */
 export function exposition(told: Told): string {
-  const { host, guests, stats, egress, restarts, events } = told
+  const { host, guests, stats, egress, restarts, events, captures, hibernation } = told
   const counts = new Map<string, number>()
   for (const { phase } of guests) counts.set(phase, (counts.get(phase) ?? 0) + 1)
   const named = guests.filter(({ id }) => stats.has(id)).slice(0, GUEST_SERIES_MAX)
@@ -43,6 +47,13 @@ export function exposition(told: Told): string {
     family('cellar_events_total', 'counter', 'Events so far.', [[{}, events]]),
     family('cellar_egress_attempts_total', 'counter', 'Connections outside that guests asked for.',
       Object.entries(egress).map(([outcome, count]) => [{ outcome }, count])),
+    family('cellar_snapshots', 'gauge', 'Snapshots.', [[{}, told.snapshots]]),
+    family('cellar_captures_total', 'counter', 'Times that the state of a running guest was saved.',
+      [[{ outcome: 'done' }, captures.captures], [{ outcome: 'failed' }, captures.failed]]),
+    family('cellar_capture_stopped_seconds_total', 'counter', 'Time that guests did not run since they were saved.',
+      [[{}, captures.stoppedNs / 1e9]]),
+    family('cellar_hibernations_total', 'counter', 'Guests that were hibernated.', [[{}, hibernation.hibernated]]),
+    family('cellar_wakes_total', 'counter', 'Hibernated guests that were woken.', [[{}, hibernation.woken]]),
     family('cellar_guest_cpu_seconds_total', 'counter', 'CPU time that a guest had since its start.',
       each(({ runningNs }) => runningNs / 1e9)),
     family('cellar_guest_cpu_wait_seconds_total', 'counter', 'Time that a guest wanted to run while others did.',
@@ -67,4 +78,5 @@ function formatLabels(labels: Labels): string {
   return pairs.length === 0 ? '' : `{${pairs.join(',')}}`
 }
 
-const PHASES = ['created', 'starting', 'running', 'backing-off', 'stopping', 'exited', 'failed', 'stopped']
+const PHASES = ['created', 'starting', 'running', 'paused', 'hibernated', 'backing-off', 'stopping', 'exited', 'failed',
+  'stopped']

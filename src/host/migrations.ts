@@ -67,6 +67,24 @@ const MIGRATIONS: readonly string[] = [`
   CREATE TABLE audit (
     seq INTEGER PRIMARY KEY AUTOINCREMENT, time REAL NOT NULL, actor TEXT NOT NULL, action TEXT NOT NULL,
     target TEXT NOT NULL, outcome TEXT NOT NULL, requestId TEXT NOT NULL) STRICT;
+`, `
+  -- Phases 'paused' and 'hibernated', and what a guest goes on from.
+  ALTER TABLE guests ADD COLUMN origin TEXT;
+  ALTER TABLE guests ADD COLUMN "from" TEXT;
+  ALTER TABLE guests ADD COLUMN move TEXT;
+
+  CREATE TABLE snapshots (
+    project TEXT NOT NULL REFERENCES projects ON DELETE CASCADE, digest TEXT NOT NULL, name TEXT, guest TEXT NOT NULL,
+    spec TEXT NOT NULL, module TEXT NOT NULL, manifestDigest TEXT NOT NULL, memoryBytes REAL NOT NULL,
+    newBytes REAL NOT NULL, storedBytes REAL NOT NULL, createdAt REAL NOT NULL,
+    PRIMARY KEY (project, digest), UNIQUE (project, name)) STRICT;
+
+  -- Moves between hosts: what this one has decided of those to it, and who it is to others.
+  CREATE TABLE incoming (
+    id TEXT NOT NULL, project TEXT NOT NULL, state TEXT NOT NULL, guest TEXT, why TEXT NOT NULL,
+    createdAt REAL NOT NULL, acknowledgedAt REAL, PRIMARY KEY (project, id)) STRICT;
+  CREATE TABLE identity (id TEXT PRIMARY KEY) STRICT;
+  INSERT INTO identity VALUES (lower(hex(randomblob(8))));
 `]
 
 /** The version of a database that this program reads and writes. */

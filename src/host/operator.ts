@@ -20,7 +20,9 @@ export type Actor = {
 /** Each includes those before it: look; change guests and what they use; everything, tokens too. */
 export type Scope = 'read' | 'write' | 'admin'
 
-export type Phase = 'created' | 'starting' | 'running' | 'backing-off' | 'stopping' | 'exited' | 'failed' | 'stopped'
+/** `paused` keeps its memory and stack; `hibernated` is on disk, and woken by what comes for it. */
+export type Phase = 'created' | 'starting' | 'running' | 'paused' | 'hibernated' | 'backing-off' | 'stopping' | 'exited'
+  | 'failed' | 'stopped'
 
 export type GuestView = {
   readonly id: string; readonly project: string; readonly name: string; readonly kind: 'cell'
@@ -45,6 +47,20 @@ export type GuestView = {
   readonly process?: number | undefined
   /** Where it is published now: a port that the host chose is known only then. */
   readonly ports: readonly { readonly address: string; readonly port: number; readonly guest: number }[]
+  /** Whether it can be saved, forked and moved, as far as it is known: it is when it runs. */
+  readonly capture?: { readonly can: boolean; readonly why?: string | undefined } | undefined
+  /** Where it comes from: a snapshot, by digest, or the guest that it was forked from, by name. */
+  readonly origin?: { readonly snapshot?: string | undefined; readonly fork?: string | undefined } | undefined
+}
+/** A snapshot. Its name is unique in its project; without one it is known by its digest. */
+export type SnapshotView = {
+  readonly project: string; readonly name?: string | undefined; readonly digest: string
+  /** The guest that it was taken of, and its specification then. */
+  readonly guest: string; readonly spec: GuestSpec; readonly module: string
+  readonly memoryBytes: number; readonly newBytes: number; readonly storedBytes: number
+  readonly createdAt: number
+  /** Guests that were restored from it and may be restarted from it. */
+  readonly guests: number
 }
 export type ProjectView = { readonly name: string; readonly createdAt: number; readonly guests: number
   readonly running: number; readonly uid?: number | undefined; readonly processes: number }
@@ -66,7 +82,7 @@ export type ImageView = {
 }
 export type OperationView = {
   readonly id: string
-  readonly kind: 'image.pull' | 'image.push' | 'volume.clone' | 'volume.delete' | 'project.delete'
+  readonly kind: 'image.pull' | 'image.push' | 'snapshot.pull' | 'snapshot.push' | 'guest.migrate' | 'volume.clone' | 'volume.delete' | 'project.delete'
   readonly target: string; readonly status: 'running' | 'done' | 'failed' | 'cancelled'
   readonly stage: string; readonly progress?: { readonly done: number; readonly total: number; readonly unit: string }
   readonly error?: Problem | undefined; readonly result?: unknown
@@ -118,7 +134,39 @@ export interface Session {
 }
 
 /** What a host can be asked. */
+/** A guest that a host wants to give to another: what it is there, and what it needs here. */
+export type MoveOffer = {
+  readonly id: string; readonly name: string; readonly spec: GuestSpec; readonly module: string
+  readonly generation: number; readonly createdAt: number; readonly restarts: number; readonly run: number
+  readonly isManaged: boolean
+  /** The source, in words. */
+  readonly from: string
+}
+/** `host`: who this is; what only this host can know is asked of nobody else. */
+export type MoveTerms = { readonly host: string; readonly needsModule: boolean }
+/** What was decided, for good. */
+export type Activated = { readonly state: 'active' | 'dropped'; readonly why?: string | undefined }
+
+/** Guests that come from other hosts: docs/migration.md says which calls follow on which. */
+export interface IncomingMoves {
+  /** Throws what speaks against such a guest here. */
+  offer(project: string, move: string, offer: MoveOffer, by: Actor): Promise<MoveTerms>
+  module(project: string, move: string, module: Readable): Promise<void>
+  /** Chunks of a snapshot and what they make, as the snapshot store sends it: which chunks are missing. */
+  snapshot(project: string, move: string, bytes: Readable, isLast: boolean): Promise<{ missing: readonly string[] }>
+  /**
+   * The source doesn't run it any more. `host`: who the source has agreed with; `stoppedAt`: since when, by its clock.
+   * Throws MOVE_REFUSED if that is another.
+   */
+  activate(project: string, move: string, options: { host: string; stoppedAt: number }): Promise<Activated>
+  drop(project: string, move: string): Promise<void>
+  /** The source has let go of it. */
+  acknowledge(project: string, move: string): Promise<void>
+}
+
 export interface Operator {
+  readonly incoming: IncomingMoves
+
   host(): HostView
 
   projects(): ProjectView[]
@@ -141,6 +189,32 @@ export interface Operator {
   stopGuest(project: string, name: string, signal: number, by: Actor): Promise<GuestView>
   /** Resolves when it is in one of these phases, or after `timeoutMs`. */
   waitGuest(project: string, name: string, phases: readonly Phase[], timeoutMs: number): Promise<GuestView>
+  /** Keeps it from running; its connections and ports stay. */
+  pauseGuest(project: string, name: string, by: Actor): Promise<GuestView>
+  /** One that is paused or hibernated goes on. */
+  resumeGuest(project: string, name: string, by: Actor): Promise<GuestView>
+  /** Saves it while it runs. `stop`: and stops it there. A name that exists is moved to the new one. */
+  snapshotGuest(project: string, name: string, options: { name?: string | undefined; stop?: boolean | undefined },
+    by: Actor): Promise<SnapshotView>
+  /** Copies of it as it is now, each a guest with a name (NAME-1 …) and ports of its own. */
+  forkGuest(project: string, name: string, options: { count: number; names?: readonly string[] | undefined }, by: Actor):
+  Promise<GuestView[]>
+  /** Saves it and frees its memory until something comes for it. */
+  hibernateGuest(project: string, name: string, by: Actor): Promise<GuestView>
+  /** Moves it to another host while it runs. `to`: the address of that host's API, `token` to be let in there. */
+  migrateGuest(project: string, name: string, options: { to: string; token?: string | undefined
+    fingerprint?: string | undefined }, by: Actor): Promise<OperationView>
+
+  snapshots(project: string): SnapshotView[]
+  /** By name, digest or a prefix of a digest. */
+  snapshot(project: string, reference: string): SnapshotView
+  removeSnapshot(project: string, reference: string, by: Actor): Promise<void>
+  /** A new guest that goes on from it. Without a name it gets one. */
+  restoreGuest(project: string, reference: string, options: { name?: string | undefined
+    ports?: readonly string[] | undefined }, by: Actor): Promise<GuestView>
+  pushSnapshot(project: string, reference: string, to: string, by: Actor): Promise<OperationView>
+  pullSnapshot(project: string, from: string, name: string | undefined, by: Actor): Promise<OperationView>
+
   logs(project: string, name: string, options: LogOptions): AsyncIterable<LogLine>
   attach(project: string, name: string, by: Actor): Promise<Session>
   /** Runs the guest's image, or another, with the guest's grants beside it. */

@@ -39,5 +39,6 @@ export class Paths {
   volume(project: string, name: string): string { return join(this.volumes(project), name) }
   logs(project: string): string { return join(this.project(project), 'logs') }
   cache(project: string): string { return join(this.project(project), 'cache') }
+  snapshots(project: string): string { return join(this.project(project), 'snapshots') }
   files(project: string, guest: string): string { return join(this.project(project), 'files', guest) }
 }

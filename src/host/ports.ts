@@ -1,13 +1,16 @@
-// host/ports.ts: the published ports of a guest: opened by the host, handed to the guest's process.
+// host/ports.ts: the published ports of a guest: opened by the host, shared with the guest's process.
 //
-// The host makes a socket listen and gives its descriptor away at once: it never accepts a connection itself, and the
-// port lives and dies with the guest, not with the host. Low ports need a host that may open them, never a guest.
+// The host makes a socket listen and gives its descriptor to the process; its own stays open, so that connections wait
+// in the kernel's queue while the guest is in no process. It accepts none but those that wake a hibernated guest, and
+// these are handed over. The port lives and dies with the guest: a guest that runs keeps its port when the host ends.
+// Low ports need a host that may open them, never a guest.
 
+import { createServer, type Server, type Socket } from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ERRNO_NAMES } from '../base/errno.ts'
 import { CellarError } from '../base/errors.ts'
 import { LISTEN_BACKLOG_MAX } from '../base/limits.ts'
-import { closeFd, listenTcp, sendFd } from '../sys/sockets.ts'
+import { closeFd, duplicateFd, listenTcp, sendFd } from '../sys/sockets.ts'
 import type { ProcessHandle } from './processes.ts'
 import { throughSocket } from './run_socket.ts'
 import { parsePort, type GuestSpec } from './spec.ts'
@@ -15,36 +18,100 @@ import { parsePort, type GuestSpec } from './spec.ts'
 /** A published port, as it is. */
 type Published = { readonly address: string; readonly port: number; readonly guest: number }
 
-/**
- * Opens what a guest publishes, all of it or nothing, for its process: tickets by guest port, and where it is
- * published. Throws CellarError.
- */
-export async function openPorts({ ports }: Pick<GuestSpec, 'ports'>, handle: ProcessHandle):
-Promise<{ tickets: Map<number, number[]>; published: Published[] }> {
-  const opened: (Published & { readonly fd: number })[] = []
-  const tickets = new Map<number, number[]>()
-  try {
-    for (const text of ports) {
-      const { address, port, guest } = parsePort(text)!
-      const listening = listenTcp(address, port, LISTEN_BACKLOG_MAX)
-      if (typeof listening === 'number') throw refusal(`${address}:${port}`, ERRNO_NAMES[-listening] ?? 'EIO')
-      opened.push({ address, port: listening.port, guest, fd: listening.fd })
+/** What one guest publishes, listening. */
+export class Listening {
+  readonly published: readonly Published[]
+  readonly #fds: readonly number[]
+  readonly #watching: Server[] = []
+  #isClosed = false
+
+  /**
+   * Opens all of it or nothing. `before`: what was published of it until now: a port that the host chose stays what it
+   * is. Throws PORT_IN_USE, LISTEN_FAILED.
+   */
+  constructor({ ports }: Pick<GuestSpec, 'ports'>, before: readonly Published[] = []) {
+    const fds: number[] = []
+    const published: Published[] = []
+    try {
+      for (const [i, text] of ports.entries()) {
+        const { address, port, guest } = parsePort(text)!
+        const known = port === 0 && before[i]?.guest === guest ? before[i].port : port
+        const listening = listenTcp(address, known, LISTEN_BACKLOG_MAX)
+        if (typeof listening === 'number') throw refusal(`${address}:${known}`, ERRNO_NAMES[-listening] ?? 'EIO')
+        fds.push(listening.fd)
+        published.push({ address, port: listening.port, guest })
+      }
+    } catch (error) {
+      for (const fd of fds) closeFd(fd)
+      throw error
     }
-    for (const { fd, guest } of opened) {
-      tickets.set(guest, [...tickets.get(guest) ?? [], await shareFd(handle, fd)])
-    }
-  } catch (error) {
-    dropPorts(handle, tickets)
-    throw error
-  } finally {
-    for (const { fd } of opened) closeFd(fd)
+    this.#fds = fds
+    this.published = published
   }
-  return { tickets, published: opened.map(({ address, port, guest }) => ({ address, port, guest })) }
+
+  /** Gives the sockets to a process: tickets by guest port. Throws a system error. */
+  async share(handle: ProcessHandle): Promise<Map<number, number[]>> {
+    const tickets = new Map<number, number[]>()
+    try {
+      for (const [i, { guest }] of this.published.entries()) {
+        tickets.set(guest, [...tickets.get(guest) ?? [], await shareFd(handle, this.#fds[i]!)])
+      }
+      return tickets
+    } catch (error) {
+      dropPorts(handle, tickets)
+      throw error
+    }
+  }
+
+  /**
+   * Accepts from now on, until `unwatch`: nobody else does. Not a byte is read of what comes. Several may come at once
+   * even if the first of them ends it.
+   */
+  watch(came: (port: number, connection: Socket) => void): void {
+    if (this.#isClosed || this.#watching.length > 0) return
+    for (const [i, { guest }] of this.published.entries()) {
+      const server = createServer({ pauseOnConnect: true, allowHalfOpen: true }, (connection) => {
+        connection.on('error', () => {})
+        came(guest, connection)
+      })
+      this.#watching.push(server)
+      // Such as that we have no descriptors left: who connects waits until the guest is woken otherwise.
+      server.on('error', () => {})
+      server.listen({ fd: duplicateFd(this.#fds[i]!), backlog: LISTEN_BACKLOG_MAX })
+    }
+  }
+
+  unwatch(): void {
+    for (const server of this.#watching.splice(0)) server.close()
+  }
+
+  /** Ours are closed; what a process has of them is its own. */
+  close(): void {
+    if (this.#isClosed) return
+    this.#isClosed = true
+    this.unwatch()
+    for (const fd of this.#fds) closeFd(fd)
+  }
 }
 
 /** Takes back what was given for a launch that comes to nothing: else the process would hold the ports. */
 export function dropPorts({ link }: ProcessHandle, tickets: ReadonlyMap<number, readonly number[]>): void {
   if (tickets.size > 0) link?.send({ drop: [...tickets.values()].flat() })
+}
+
+/** Gives a connection that Node has to a process; ours is closed: its ticket. */
+export async function giveSocket(handle: ProcessHandle, socket: Socket): Promise<number> {
+  try {
+    return await shareFd(handle, descriptorOf(socket))
+  } finally {
+    // Ours only: the process has its own of the same connection by now.
+    socket.destroy()
+  }
+}
+
+// Node tells a socket's descriptor only so.
+function descriptorOf(socket: Socket): number {
+  return (socket as unknown as { _handle: { fd: number } })._handle.fd
 }
 
 /** Gives a descriptor to a process, and closes ours: its ticket. */
@@ -56,8 +123,8 @@ export async function giveFd(handle: ProcessHandle, fd: number): Promise<number>
   }
 }
 
-/** Gives a descriptor to a process; ours stays open: its ticket. */
-export async function shareFd(handle: ProcessHandle, fd: number): Promise<number> {
+// Gives a descriptor to a process; ours stays open: its ticket.
+async function shareFd(handle: ProcessHandle, fd: number): Promise<number> {
   const ticket = handle.nextTicket++
   const until = performance.now() + GIVE_MS_MAX
   for (;;) {

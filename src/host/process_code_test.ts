@@ -23,11 +23,11 @@ test('what writeProcessCode writes becomes a cell process that answers, in the j
   chmodSync(folder.path, 0o711)
   writeProcessCode(at('code'))
   const uid = canSeparate(folder.path) === true ? uidOf(PROJECT) : undefined
-  for (const name of ['run', 'project']) ownFolder(at(name), uid)
+  for (const name of ['run', 'project', 'project/snapshots']) ownFolder(at(name), uid)
   mkdirSync(at('blobs'))
   chmodSync(at('blobs'), 0o711)
   const config: ProcessConfig = { process: 1, project: 'p', runFolder: at('run'), blobFolder: at('blobs'),
-    cacheFolder: at('project'), logFolder: at('project'), quantumNs: 1e6 }
+    cacheFolder: at('project'), logFolder: at('project'), snapshotFolder: at('project/snapshots'), quantumNs: 1e6 }
   writeFileSync(at('run/config.json'), JSON.stringify(config))
   if (uid !== undefined) chownSync(at('run/config.json'), uid, uid)
   const { file, args, env } = jailCommand({ runFolder: at('run'), projectFolder: at('project'),
@@ -58,7 +58,8 @@ test('writeProcessCode writes files that others may read only, and that need not
   const code = join(folder.path, 'code')
   writeProcessCode(code)
   assert.deepEqual(readdirSync(code).toSorted(),
-    ['cell_process.cjs', 'jail_launch.cjs', 'pcpu_worker.cjs', 'sources.json', 'timer_worker.cjs'])
+    ['cell_process.cjs', 'crew_worker.cjs', 'jail_launch.cjs', 'pcpu_worker.cjs', 'sources.json', 'timer_worker.cjs',
+      'translation_worker.cjs'])
   assert.equal(statSync(code).mode & 0o777, 0o755)
   for (const name of readdirSync(code).filter((one) => one.endsWith('.cjs'))) {
     const text = readFileSync(join(code, name), 'utf8')

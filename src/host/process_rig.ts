@@ -3,7 +3,7 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
-import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -29,7 +29,9 @@ export class ProcessRig {
   private constructor(before: (folder: string) => void) {
     const { folder } = this
     this.config = { process: 7, project: 'test', runFolder: join(folder, 'run'), blobFolder: join(folder, 'blobs'),
-      cacheFolder: join(folder, 'cache'), logFolder: join(folder, 'logs'), quantumNs: 1e6 }
+      cacheFolder: join(folder, 'cache'), logFolder: join(folder, 'logs'),
+      snapshotFolder: join(folder, 'snapshots'), quantumNs: 1e6 }
+    mkdirSync(this.config.snapshotFolder, { mode: 0o700 })
     mkdirSync(this.config.runFolder)
     mkdirSync(join(folder, 'blobs/sha256'), { recursive: true })
     writeFileSync(join(this.config.runFolder, 'config.json'), JSON.stringify(this.config))
@@ -103,10 +105,14 @@ export class ProcessRig {
 
   /** The digest of guests/PROGRAM.wasm, which is among the blobs. */
   blob(program: string): string {
-    const path = join(GUESTS, `${program}.wasm`)
-    const hex = createHash('sha256').update(readFileSync(path)).digest('hex')
+    return this.blobOf(readFileSync(join(GUESTS, `${program}.wasm`)))
+  }
+
+  /** The digest of a module, which is among the blobs. */
+  blobOf(bytes: Uint8Array): string {
+    const hex = createHash('sha256').update(bytes).digest('hex')
     const to = join(this.config.blobFolder, 'sha256', hex)
-    if (!existsSync(to)) copyFileSync(path, to)
+    if (!existsSync(to)) writeFileSync(to, bytes)
     return `sha256:${hex}`
   }
 

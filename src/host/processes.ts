@@ -116,6 +116,13 @@ export class Processes {
     }
   }
 
+  /** A process of the project, whether or not a guest is in it. Throws CellarError. */
+  async some(project: string): Promise<ProcessHandle> {
+    const handle = this.#choose(project, []) ?? await this.#start(project)
+    this.#restIfEmpty(handle)
+    return handle
+  }
+
   /** Counts a guest in a process. */
   join(handle: ProcessHandle, guest: string, volumes: readonly string[]): void {
     clearTimeout(handle.idle)
@@ -224,7 +231,8 @@ export class Processes {
     const uid = uidOf(project)
     const config: ProcessConfig = {
       process: id, project, runFolder: handle.runFolder, blobFolder: join(paths.state, 'blobs'),
-      cacheFolder: paths.cache(project), logFolder: paths.logs(project), quantumNs: QUANTUM_NS_DEFAULT,
+      cacheFolder: paths.cache(project), logFolder: paths.logs(project), snapshotFolder: paths.snapshots(project),
+      quantumNs: QUANTUM_NS_DEFAULT,
     }
     this.all.set(id, handle)
     let why: { text: string | undefined }

@@ -61,7 +61,12 @@ export class ProjectActions {
 
   /** Throws IN_USE if the project is being removed. */
   checkOpen(name: string): void {
-    if (this.#closed.has(name)) throw new CellarError('IN_USE', ['project', name, 'its removal'])
+    if (!this.isOpen(name)) throw new CellarError('IN_USE', ['project', name, 'its removal'])
+  }
+
+  /** False while the project is being removed. */
+  isOpen(name: string): boolean {
+    return !this.#closed.has(name)
   }
 
   async create(name: string): Promise<ProjectView> {
@@ -100,7 +105,8 @@ export class ProjectActions {
       tx.event('project.removed', { project: name, data: {} })
     })
     for (const { name: pool } of state.of(state.pools, name)) state.deletePool(name, pool)
-    for (const map of [state.volumes, state.networks, state.secrets] as Map<string, { project: string }>[]) {
+    const { snapshots, volumes, networks, secrets } = state
+    for (const map of [snapshots, volumes, networks, secrets] as Map<string, { project: string }>[]) {
       for (const [key, row] of map) if (row.project === name) map.delete(key)
     }
     state.projects.delete(name)

@@ -4,6 +4,7 @@
 //     files/G/             ours, group P  taken-over process could put here may lead it elsewhere
 //     logs/G/              P's            each guest's; what is in them is opened without following links
 //     cache/               P's            the host never looks into it
+//     snapshots/           P's            what lies in it is checked by its digest, and opened without following links
 //     volumes/V/           P's            only ever entered by descriptor (volumes.ts)
 //
 // Elsewhere: the walls that make the rest of the state folder unreachable (jail.ts).
@@ -22,6 +23,7 @@ export function makeProjectFolder(paths: Paths, project: string, uid: number | u
     chmodSync(folder, 0o711)
   }
   ownFolder(paths.cache(project), uid)
+  ownFolder(paths.snapshots(project), uid)
 }
 
 /** Makes the folder of a guest's log. */

@@ -27,6 +27,8 @@ export type ProcessConfig = {
   readonly blobFolder: string
   /** Where it keeps translations and logs: its own to write. */
   readonly cacheFolder: string; readonly logFolder: string
+  /** Snapshots of the project (snapshot/store.ts): the process writes and reads them. */
+  readonly snapshotFolder: string
   readonly quantumNs: number
 }
 
@@ -59,12 +61,26 @@ export type GuestLaunch = {
   readonly timeoutNs?: number | undefined
   /** It writes to this stream in place of its log, and reads from it: one of `exec`. */
   readonly stream?: number | undefined
+  /**
+   * It goes on from a snapshot of the project, in place of beginning; `event` is told to it. `sleptMs`: its monotonic
+   * clock goes on so much later than it stopped, so that timers are due that would have been. A child of `fork` has no
+   * snapshot (''): it goes on from its parent, and is the `number`th from 1 on.
+   */
+  readonly from?: {
+    readonly snapshot: string; readonly event: LifecycleEvent
+    readonly sleptMs?: number | undefined; readonly number?: number | undefined
+  } | undefined
 }
+
+/** What has become of a guest while it didn't run. */
+export type LifecycleEvent = 'fork' | 'restore' | 'wake' | 'migrate'
 
 /** How a cell ended. */
 export type GuestEnd = {
   readonly id: string; readonly run: number
-  readonly outcome: Outcome | { readonly kind: 'failed'; readonly code: string; readonly values: readonly unknown[] }
+  /** One that was let go of has not ended. */
+  readonly outcome: Exclude<Outcome, { readonly kind: 'moved' }>
+    | { readonly kind: 'failed'; readonly code: string; readonly values: readonly unknown[] }
   readonly usage?: Usage | undefined
   /** Milliseconds since 1970. */
   readonly startedAt?: number | undefined; readonly endedAt: number
@@ -78,6 +94,20 @@ export type GuestState = {
   readonly startedAt?: number | undefined; readonly healthy?: boolean | undefined
   /** How long it has run, by the monotonic clock: the wall clock may have jumped since it started. */
   readonly ageMs?: number | undefined
+  /** It was captured, and waits to go on or to be released; or it is paused. */
+  readonly held?: boolean | undefined; readonly paused?: boolean | undefined
+  /** Why it can't be captured; undefined: it can. */
+  readonly uncapturable?: string | undefined
+}
+
+/** A snapshot that a process has written. Times in nanoseconds: the guest didn't run for `stoppedNs`. */
+export type Written = {
+  readonly snapshot: string; readonly memoryBytes: number
+  /** Bytes on disk of what this snapshot has brought, and of all that it refers to. */
+  readonly newBytes: number; readonly storedBytes: number
+  readonly chunks: number; readonly newChunks: number; readonly stoppedNs: number
+  /** It waited for a timer that is due in so long: when to wake it, should it be hibernated. */
+  readonly wakeInMs?: number | undefined
 }
 
 /** Host → process. */
@@ -101,6 +131,44 @@ export type ToProcess =
   | { readonly incoming: string; readonly port: number; readonly ticket: number; readonly request: number }
   /** Nobody will ask for these: a launch that came to nothing. Published ports are free again then. */
   | { readonly drop: readonly number[] }
+  /** Keeps it from running, or lets it again. Memory and stack stay where they are. */
+  | { readonly pause: string; readonly run: number; readonly paused: boolean }
+  /**
+   * Captures it and writes a snapshot; then it goes on (`resume`), or is held until `go` or `release`. `incremental`:
+   * compared with the last capture of it. `durable`: on the disk when it is answered. Answered by `captured`.
+   */
+  | {
+    readonly capture: string; readonly run: number; readonly request: number; readonly then: 'resume' | 'hold'
+    readonly durable: boolean
+    /** Its specification, as the snapshot is to have it. */
+    readonly spec?: unknown
+  }
+  /** A guest that is held goes on; or is given up: it leaves without an end, answered by `released`. */
+  | { readonly go: string; readonly run: number } | { readonly release: string; readonly run: number }
+  /** Captures it once, starts each child from there, and lets it go on. Answered by `captured`, without `written`. */
+  | { readonly fork: string; readonly run: number; readonly request: number; readonly children: readonly GuestLaunch[] }
+  /**
+   * Snapshots that nobody needs any more: they are removed, and chunks that only they had. Their folder is the
+   * project's own: the host doesn't reach into it.
+   */
+  | { readonly forget: readonly string[] }
+  /** All snapshots of the project that are needed: others are a crash's leavings, and go once they are a day old. */
+  | { readonly keep: readonly string[] }
+  /**
+   * Gives a snapshot to the stream, as the snapshot store sends it: with these chunks, or all but those of `without`,
+   * another snapshot. Answered by `transferred`, then the stream's eof.
+   */
+  | {
+    readonly transmit: string; readonly request: number; readonly stream: number
+    readonly chunks?: readonly string[] | undefined; readonly without?: string | undefined
+  }
+  /** Takes one from the stream. `warm`: what will soon run it. Answered by `transferred`, then the stream's eof. */
+  | {
+    readonly receive: number; readonly stream: number; readonly durable: boolean
+    readonly warm?: Pick<GuestLaunch, 'module' | 'stubs' | 'calls' | 'deterministic' | 'unbounded'> | undefined
+  }
+  /** The answer to `asked`: an errno, 0 if it was done; `value`: of a fork, the number of children. */
+  | { readonly told: number; readonly errno: number; readonly value?: number }
   /** No more guests come: it ends when the last has ended. */
   | { readonly drain: true }
 
@@ -110,7 +178,11 @@ export type FromProcess =
     readonly hello: number; readonly process: number; readonly project: string; readonly pid: number
     readonly guests: readonly GuestState[]; readonly ends: readonly GuestEnd[]
   }
-  | { readonly started: string; readonly run: number; readonly startedAt: number }
+  | {
+    readonly started: string; readonly run: number; readonly startedAt: number
+    /** Why it can't be captured. */
+    readonly uncapturable?: string | undefined
+  }
   | { readonly ended: GuestEnd }
   | { readonly health: string; readonly run: number; readonly healthy: boolean; readonly why: string }
   | {
@@ -122,6 +194,23 @@ export type FromProcess =
   /** All that the stream had was sent: the guest's output has ended. `status`: of `exec`. */
   | { readonly eof: number; readonly status?: number }
   | { readonly credit: number; readonly bytes: number }
+  /** `started` is told of a restored guest, too. This tells of what kind it is, once it is known. */
+  | { readonly paused: string; readonly run: number; readonly is: boolean }
+  | {
+    readonly captured: number; readonly id: string; readonly written?: Written | undefined
+    readonly error?: { readonly code: string; readonly values: readonly unknown[] } | undefined
+  }
+  | { readonly released: string; readonly run: number }
+  /** A guest asks for it by a hypercall. `name`: of the snapshot; `count`: of forks. */
+  | {
+    readonly asked: number; readonly id: string; readonly run: number
+    readonly what: 'snapshot' | 'fork' | 'hibernate'; readonly name?: string; readonly count?: number
+  }
+  /** `missing`: chunks that it has to have and wasn't sent; with none the snapshot is kept. */
+  | {
+    readonly transferred: number; readonly snapshot?: string | undefined; readonly missing?: readonly string[] | undefined
+    readonly error?: { readonly code: string; readonly values: readonly unknown[] } | undefined
+  }
   /** Something for the log: a health check that fails, a worker that died. */
   | { readonly say: string; readonly id?: string | undefined }
 

@@ -58,8 +58,10 @@ export function exitOf({ outcome, by }: Pick<GuestEnd, 'outcome' | 'by'>): Exit 
 // The program can't be run, as it is and with what it is given: another try would come to the same.
 function isHopeless(outcome: GuestEnd['outcome']): boolean {
   return outcome.kind === 'failed' && Object.hasOwn(ERRORS, outcome.code) &&
-    (ERRORS[outcome.code as ErrorCode].exit === 126 || outcome.code === 'MEMORY_BELOW_MINIMUM')
+    (ERRORS[outcome.code as ErrorCode].exit === 126 || HOPELESS.test(outcome.code))
 }
+
+const HOPELESS = /^MEMORY_BELOW_MINIMUM$|^SNAPSHOT_/
 
 // A process says it: the code may be none of ours.
 function failureText(code: string, values: readonly unknown[]): string {

@@ -5,6 +5,7 @@
 // (migrations.ts).
 
 import type { GuestView, OperationView, Phase, Problem, Scope } from './operator.ts'
+import type { LifecycleEvent } from './protocol.ts'
 import type { GuestSpec, PoolSpec } from './spec.ts'
 
 export type ProjectRow = { readonly name: string
@@ -33,7 +34,41 @@ export type GuestRow = {
   readonly ports: GuestView['ports']
   /** What made it and may remove it: null for one that an operator created by itself. */
   readonly managedBy: string | null
+  readonly origin: NonNullable<GuestView['origin']> | null
+  /** What its next run, or the one that is about to begin, goes on from; null: it begins anew. */
+  readonly from: Beginning | null
+  /** It is on its way to another host, or from one: nobody may run or remove it meanwhile. */
+  readonly move: Move | null
 }
+
+/**
+ * A snapshot of the project, or the guest (by id) that it is forked from: such a run can begin with its fork only.
+ * `at`: when it stopped there. `wakeAt`: when it is to be woken.
+ */
+export type Beginning =
+  | {
+    readonly snapshot: string; readonly event: LifecycleEvent; readonly at: number; readonly wakeAt?: number | undefined
+    /** Of a snapshot that has no row. */
+    readonly sizes?: Pick<SnapshotRow, 'memoryBytes' | 'newBytes' | 'storedBytes'> | undefined
+  }
+  | { readonly fork: string }
+
+/** A move that was agreed upon: it is to go on at the peer, which alone knows whether it does. */
+export type Move = { readonly id: string; readonly way: 'out'
+  /** The address of the other host's API, and who is there: another host at this address knows nothing of it. */
+  readonly peer: string; readonly host: string
+  /** To be let in there: sealed (secrets.ts), in base64. */
+  readonly token?: string | undefined; readonly fingerprint?: string | undefined }
+
+/** A snapshot; `project` and `digest` are its key. */
+export type SnapshotRow = { readonly project: string; readonly digest: string
+  /** Unique in its project. */
+  readonly name: string | null
+  /** The name of the guest that it was taken of. */
+  readonly guest: string; readonly spec: GuestSpec
+  readonly module: string; readonly manifestDigest: string
+  readonly memoryBytes: number; readonly newBytes: number; readonly storedBytes: number
+  readonly createdAt: number }
 
 export type PoolRow = { readonly project: string; readonly name: string; readonly spec: PoolSpec
   readonly createdAt: number }
@@ -78,3 +113,14 @@ export type AnswerRow = { readonly key: string; readonly fingerprint: string
   /** JSON; null if there was nothing to answer. */
   readonly result: string | null
   readonly createdAt: number }
+
+/** What was decided of a move to this host (migration_machine.ts). */
+export type IncomingRow = { readonly id: string; readonly project: string; readonly state: 'active' | 'dropped'
+  /** The guest that it has become. */
+  readonly guest: string | null
+  readonly why: string; readonly createdAt: number
+  /** The source knows it, and has let go of the guest. */
+  readonly acknowledgedAt: number | null }
+
+/** Who this host is to others. There is one row. */
+export type IdentityRow = { readonly id: string }

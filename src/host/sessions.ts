@@ -46,7 +46,7 @@ Session {
 }
 
 function linkOf({ row, handle }: Guest): ProcessLink {
-  if (row.phase !== 'running' || handle?.link === undefined) {
+  if ((row.phase !== 'running' && row.phase !== 'paused') || handle?.link === undefined) {
     throw new CellarError('GUEST_NOT_RUNNING', [row.name, row.phase])
   }
   return handle.link

@@ -131,6 +131,11 @@ const HOSTED_FIELDS = {
   stdin: z.boolean().default(false).describe('Keep its input open for `attach`; else it is at its end'),
   labels: z.record(z.string().min(1).max(63), z.string().max(255)).default({}).describe('Labels, for selections'),
   timeout: duration('Stop it after this time; its status is 124'),
+  hibernate: z.strictObject({
+    idle: duration('When it has used no CPU for so long (default: only when the host is short of memory)'),
+  }).optional().describe('It may be saved to disk and freed from memory, until something comes for it'),
+  may: z.array(z.enum(['snapshot', 'fork', 'hibernate'])).default([])
+    .describe('What it may ask of the host by a hypercall: to save it, copy it, hibernate it (default: nothing)'),
 }
 
 /** A guest as a host keeps it. */

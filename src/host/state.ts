@@ -9,8 +9,11 @@ import { PROJECT_ITEMS_MAX, PROJECT_SPECS_BYTES_MAX } from '../base/limits.ts'
 import { ofHost, ofPool, type Promised } from './admission.ts'
 import { Allowance } from './allowance.ts'
 import type { GuestView, Phase } from './operator.ts'
+import type { Listening } from './ports.ts'
 import type { ProcessHandle } from './processes.ts'
-import type { GuestRow, ImageNameRow, NetworkRow, PoolRow, ProjectRow, SecretRow, VolumeRow } from './rows.ts'
+import type {
+  Beginning, GuestRow, ImageNameRow, NetworkRow, PoolRow, ProjectRow, SecretRow, SnapshotRow, VolumeRow,
+} from './rows.ts'
 import { cpuPart, parsePort, type GuestSpec } from './spec.ts'
 
 /** A guest: its row, and what of it only this host's run knows. */
@@ -30,6 +33,14 @@ export class Guest {
   launches = 0
   /** It is being removed: nobody may start or change it any more. */
   removal: Promise<void> | undefined
+  /** What it publishes, listening: the process that it is in has the same sockets. */
+  listening: Listening | undefined
+  /** Why it can't be captured; null: it can; undefined: not known yet. */
+  uncapturable: string | null | undefined
+  /** It was captured, and is held in its process until it is known what becomes of it. */
+  isHeld = false
+  /** It is let go of by the process that had it: it may be launched again when this resolves. */
+  releasing: Promise<void> | undefined
   /** Of changes of its health that are committed: its process tells of them. */
   readonly healthNotes = new Allowance(HEALTH_NOTES_MAX, HEALTH_NOTES_MS)
   readonly #waiters = new Set<() => void>()
@@ -70,6 +81,9 @@ export class Guest {
       ...(row.exit === null ? {} : { exit: row.exit }),
       ...(this.retryAt === undefined ? {} : { retryAt: this.retryAt }),
       ...(this.handle === undefined ? {} : { process: this.handle.id }),
+      ...(this.uncapturable === undefined ? {} : { capture: this.uncapturable === null ? { can: true }
+        : { can: false, why: this.uncapturable } }),
+      ...(row.origin === null ? {} : { origin: row.origin }),
     }
   }
 }
@@ -78,13 +92,15 @@ const HEALTH_NOTES_MAX = 20
 const HEALTH_NOTES_MS = 60_000
 
 /** Phases in which a guest is in a process, or on its way. */
-export const ACTIVE: readonly Phase[] = ['starting', 'running', 'stopping']
+export const ACTIVE: readonly Phase[] = ['starting', 'running', 'paused', 'stopping']
 
 /** All rows, by what they are asked for. */
 export class State {
   readonly projects = new Map<string, ProjectRow>()
   readonly guests = new Map<string, Guest>()
   readonly #names = new Map<string, Map<string, Guest>>()
+  /** By project and digest. */
+  readonly snapshots = new Map<string, SnapshotRow>()
   readonly pools = new Map<string, PoolRow>()
   readonly volumes = new Map<string, VolumeRow>()
   /** Volumes whose files are being shared, and with how many clones: nobody may start to write them meanwhile. */
@@ -137,9 +153,11 @@ export class State {
 
   /** Counts (1) or no longer counts (-1) what a guest is promised, if it is to run. */
   charge(row: GuestRow, sign: 1 | -1): void {
+    if (isPromised(row)) {
+      add(this.promised, ofHost(row.spec), sign)
+      if (row.spec.pool !== undefined) add(this.inPool(row.project, row.spec.pool), ofPool(row.spec), sign)
+    }
     if (row.desired !== 'running') return
-    add(this.promised, ofHost(row.spec), sign)
-    if (row.spec.pool !== undefined) add(this.inPool(row.project, row.spec.pool), ofPool(row.spec), sign)
     for (const address of publishedBy(row)) {
       if (sign === 1) this.#published.set(address, row.id)
       else if (this.#published.get(address) === row.id) this.#published.delete(address)
@@ -202,6 +220,24 @@ export class State {
     return found[0]!
   }
 
+  /** By name, digest, or a prefix of its digits that only one has. Throws NOT_FOUND. */
+  snapshot(project: string, reference: string): SnapshotRow {
+    const rows = this.of(this.snapshots, project)
+    const named = rows.find(({ name, digest }) => name === reference || digest === reference)
+    const digits = reference.replace(/^sha256:/, '')
+    const found = named !== undefined ? [named] : digits.length < ID_PREFIX_MIN ? []
+      : rows.filter(({ digest }) => digest.startsWith(`sha256:${digits}`))
+    if (found.length !== 1) throw new CellarError('NOT_FOUND', ['snapshot', reference])
+    return found[0]!
+  }
+
+  /** What a guest begins with when it is started anew: the snapshot that it was restored from, if that is there. */
+  beginning({ project, digest, origin }: GuestRow): Beginning | null {
+    const row = this.snapshots.get(keyOf(project, origin?.snapshot ?? ''))
+    if (row === undefined || row.module !== digest) return null
+    return { snapshot: row.digest, event: 'restore', at: row.createdAt }
+  }
+
   /** Throws ADMISSION_REFUSED if the project has as many of the kind as it may have. */
   checkRoom(kind: string, map: ReadonlyMap<string, { readonly project: string }>, project: string, name: string): void {
     if (map.has(keyOf(project, name)) || this.of(map, project).length < PROJECT_ITEMS_MAX) return
@@ -234,6 +270,11 @@ export class State {
   of<T extends { readonly project: string }>(map: ReadonlyMap<string, T>, project: string): T[] {
     return [...map.values()].filter((row) => row.project === project)
   }
+}
+
+/** True if a guest has what it is promised: it is to run, and isn't on disk only. */
+export function isPromised({ desired, phase }: Pick<GuestRow, 'desired' | 'phase'>): boolean {
+  return desired === 'running' && phase !== 'hibernated'
 }
 
 /** The key of what has a name in a project. A project's name has no slash. */

@@ -20,9 +20,14 @@ const ids = (store: Store): string[] => store.load().guests.map(({ id }) => id)
 test('Store.load answers every kind of row as it was put, also after the next start', async () => {
   await using made = await disposableStore()
   const guest = guestRow('web', { healthy: true, startedAt: 5.25, process: 3,
-    exit: { status: 1, reason: 'it "ended"\u0000\n' } })
+    exit: { status: 1, reason: 'it "ended"\u0000\n' }, origin: { fork: 'first' },
+    from: { snapshot: 'sha256:2', event: 'wake', at: 1.5, wakeAt: 2 },
+    move: { id: 'm', way: 'out', peer: 'https://other', host: 'h' } })
   const rows = {
     projects: [{ name: 'default', uid: 100_000, createdAt: 1 }], guests: [guest, guestRow('db', { healthy: false })],
+    snapshots: [{ project: 'default', digest: 'sha256:2', name: null, guest: 'web', spec: guest.spec,
+      module: 'sha256:0', manifestDigest: 'sha256:1', memoryBytes: 65_536, newBytes: 1, storedBytes: 2, createdAt: 2 }],
+    incoming: [], identity: made.store.load().identity,
     pools: [{ project: 'default', name: 'small', spec: { shares: 3 }, createdAt: 2 }],
     volumes: [{ project: 'default', name: 'data', sizeBytes: 2 ** 41, createdAt: 3, clonedFrom: 'old',
       state: 'ready' as const }],
@@ -40,6 +45,7 @@ test('Store.load answers every kind of row as it was put, also after the next st
   await made.store.commit((tx) => {
     for (const row of rows.projects) tx.putProject(row)
     for (const row of rows.guests) tx.putGuest(row)
+    for (const row of rows.snapshots) tx.putSnapshot(row)
     for (const row of rows.pools) tx.putPool(row)
     for (const row of rows.volumes) tx.putVolume(row)
     for (const row of rows.networks) tx.putNetwork(row)
@@ -62,7 +68,9 @@ test('Store.load answers every kind of row as it was put, also after the next st
     tx.deleteAnswer('k')
     tx.deleteProject('default')
   })
-  for (const [table, left] of Object.entries(again.load())) assert.deepEqual(left, [], table)
+  const { identity, ...others } = again.load()
+  assert.deepEqual(identity, rows.identity)
+  for (const [table, left] of Object.entries(others)) assert.deepEqual(left, [], table)
 })
 
 test('Store.open makes files that only their owner reads, in a folder that others may pass through', async () => {

@@ -7,8 +7,8 @@
 import type { DatabaseSync, SQLInputValue, StatementSync } from 'node:sqlite'
 import { assert } from '../base/assert.ts'
 import type {
-  AnswerRow, GuestRow, ImageNameRow, NetworkRow, OperationRow, PoolRow, ProcessRow, ProjectRow, SecretRow, TokenRow,
-  VolumeRow,
+  AnswerRow, GuestRow, IdentityRow, ImageNameRow, IncomingRow, NetworkRow, OperationRow, PoolRow, ProcessRow, ProjectRow,
+  SecretRow, SnapshotRow, TokenRow, VolumeRow,
 } from './rows.ts'
 
 type Form = 'plain' | 'json' | 'flag'
@@ -23,7 +23,11 @@ export const GUESTS: Table<GuestRow> = { name: 'guests', key: ['id'], columns: {
   id: 'plain', project: 'plain', name: 'plain', spec: 'json', digest: 'plain', manifestDigest: 'plain',
   generation: 'plain', desired: 'plain', phase: 'plain', healthy: 'flag', createdAt: 'plain', startedAt: 'plain',
   endedAt: 'plain', restarts: 'plain', run: 'plain', process: 'plain', exit: 'json', ports: 'json', managedBy: 'plain',
+  origin: 'json', from: 'json', move: 'json',
 } }
+export const SNAPSHOTS: Table<SnapshotRow> = { name: 'snapshots', key: ['project', 'digest'], columns: {
+  project: 'plain', digest: 'plain', name: 'plain', guest: 'plain', spec: 'json', module: 'plain',
+  manifestDigest: 'plain', memoryBytes: 'plain', newBytes: 'plain', storedBytes: 'plain', createdAt: 'plain' } }
 export const POOLS: Table<PoolRow> = { name: 'pools', key: ['project', 'name'],
   columns: { project: 'plain', name: 'plain', spec: 'json', createdAt: 'plain' } }
 export const VOLUMES: Table<VolumeRow> = { name: 'volumes', key: ['project', 'name'], columns: {
@@ -42,6 +46,10 @@ export const TOKENS: Table<TokenRow> = { name: 'tokens', key: ['id'], columns: {
 export const OPERATIONS: Table<OperationRow> = { name: 'operations', key: ['id'], columns: {
   id: 'plain', kind: 'plain', target: 'plain', status: 'plain', stage: 'plain', progress: 'json', error: 'json',
   result: 'json', createdAt: 'plain', updatedAt: 'plain', by: 'plain' } }
+export const INCOMING: Table<IncomingRow> = { name: 'incoming', key: ['project', 'id'], columns: {
+  id: 'plain', project: 'plain', state: 'plain', guest: 'plain', why: 'plain', createdAt: 'plain',
+  acknowledgedAt: 'plain' } }
+export const IDENTITY: Table<IdentityRow> = { name: 'identity', key: ['id'], columns: { id: 'plain' } }
 export const ANSWERS: Table<AnswerRow> = { name: 'answers', key: ['key'],
   columns: { key: 'plain', fingerprint: 'plain', result: 'plain', createdAt: 'plain' } }
 

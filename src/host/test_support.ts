@@ -47,6 +47,28 @@ export function guestRow(name: string, changes: Partial<GuestRow> = {}): GuestRo
     id: name, project: 'default', name, spec: GUEST_SPEC.parse({ image: 'app:1' }), digest: `sha256:${'0'.repeat(64)}`,
     manifestDigest: `sha256:${'1'.repeat(64)}`, generation: 1, desired: 'running', phase: 'created', healthy: null,
     createdAt: 1_700_000_000_000.5, startedAt: null, endedAt: null, restarts: 0, run: 0, process: null, exit: null,
-    managedBy: null, ports: [], ...changes,
+    managedBy: null, ports: [], origin: null, from: null, move: null, ...changes,
   }
+}
+
+/** A module that is larger by a custom section of `size` bytes and its head. */
+export function padded(module: Uint8Array, size: number): Buffer {
+  return Buffer.concat([module, section(0, Buffer.alloc(size + 1))])
+}
+
+/** A module with so many exports, all of one function that does nothing, the first of which is `_start`. */
+export function exporting(count: number): Buffer {
+  const names = Array.from({ length: count }, (_, i) => Buffer.from(`\x08${String(i).padStart(8, '0')}\0\0`, 'latin1'))
+  return Buffer.concat([Buffer.from('\0asm\x01\0\0\0', 'latin1'), section(1, Buffer.from([1, 0x60, 0, 0])),
+    section(3, Buffer.from([1, 0])),
+    section(7, Buffer.concat([leb32(count + 1), Buffer.from('\x06_start\0\0', 'latin1'), ...names])),
+    section(10, Buffer.from([1, 2, 0, 0x0b]))])
+}
+
+function section(id: number, content: Buffer): Buffer {
+  return Buffer.concat([Buffer.from([id]), leb32(content.length), content])
+}
+
+function leb32(value: number): Buffer {
+  return Buffer.from([0, 7, 14, 21, 28].map((shift, i) => (value >>> shift) & 0x7f | (i < 4 ? 0x80 : 0)))
 }

@@ -10,11 +10,12 @@ import {
 } from '../base/limits.ts'
 import type { AuditView, EventView } from './operator.ts'
 import type {
-  AnswerRow, GuestRow, ImageNameRow, NetworkRow, OperationRow, PoolRow, ProcessRow, ProjectRow, SecretRow, TokenRow,
-  VolumeRow,
+  AnswerRow, GuestRow, ImageNameRow, IncomingRow, NetworkRow, OperationRow, PoolRow, ProcessRow, ProjectRow, SecretRow,
+  SnapshotRow, TokenRow, VolumeRow,
 } from './rows.ts'
 import {
-  ANSWERS, GUESTS, IMAGE_NAMES, NETWORKS, OPERATIONS, POOLS, PROCESSES, PROJECTS, SECRETS, TOKENS, VOLUMES, Writer,
+  ANSWERS, GUESTS, IMAGE_NAMES, INCOMING, NETWORKS, OPERATIONS, POOLS, PROCESSES, PROJECTS, SECRETS, SNAPSHOTS, TOKENS,
+  VOLUMES, Writer,
 } from './tables.ts'
 
 /** What an event may say beside its kind. */
@@ -26,6 +27,7 @@ export class Transaction {
   readonly #db: DatabaseSync
   readonly #projects: Writer<ProjectRow>
   readonly #guests: Writer<GuestRow>
+  readonly #snapshots: Writer<SnapshotRow>
   readonly #pools: Writer<PoolRow>
   readonly #volumes: Writer<VolumeRow>
   readonly #networks: Writer<NetworkRow>
@@ -35,6 +37,7 @@ export class Transaction {
   readonly #tokens: Writer<TokenRow>
   readonly #operations: Writer<OperationRow>
   readonly #answers: Writer<AnswerRow>
+  readonly #incoming: Writer<IncomingRow>
   readonly #event: StatementSync
   readonly #audit: StatementSync
   readonly #trimEvents: StatementSync
@@ -45,6 +48,7 @@ export class Transaction {
     this.#db = db
     this.#projects = new Writer(db, PROJECTS)
     this.#guests = new Writer(db, GUESTS)
+    this.#snapshots = new Writer(db, SNAPSHOTS)
     this.#pools = new Writer(db, POOLS)
     this.#volumes = new Writer(db, VOLUMES)
     this.#networks = new Writer(db, NETWORKS)
@@ -54,6 +58,7 @@ export class Transaction {
     this.#tokens = new Writer(db, TOKENS)
     this.#operations = new Writer(db, OPERATIONS)
     this.#answers = new Writer(db, ANSWERS)
+    this.#incoming = new Writer(db, INCOMING)
     this.#event = db.prepare('INSERT INTO events (time, kind, project, guest, data) VALUES (?, ?, ?, ?, ?)')
     this.#audit = db.prepare(
       'INSERT INTO audit (time, actor, action, target, outcome, requestId) VALUES (?, ?, ?, ?, ?, ?)')
@@ -65,11 +70,15 @@ export class Transaction {
 
   /** Adds or replaces. The others refer to projects: theirs must be there. */
   putProject(row: ProjectRow): void { this.#projects.put(row) }
-  /** With its pools, volumes, networks and secrets. Throws if it has guests. */
+  /** With its snapshots, pools, volumes, networks and secrets. Throws if it has guests. */
   deleteProject(name: string): void { this.#projects.delete(name) }
 
   putGuest(row: GuestRow): void { this.#guests.put(row) }
   deleteGuest(id: string): void { this.#guests.delete(id) }
+
+  /** One of this name is to have none before. */
+  putSnapshot(row: SnapshotRow): void { this.#snapshots.put(row) }
+  deleteSnapshot(project: string, digest: string): void { this.#snapshots.delete(project, digest) }
 
   putPool(row: PoolRow): void { this.#pools.put(row) }
   deletePool(project: string, name: string): void { this.#pools.delete(project, name) }
@@ -97,6 +106,9 @@ export class Transaction {
 
   putAnswer(row: AnswerRow): void { this.#answers.put(row) }
   deleteAnswer(key: string): void { this.#answers.delete(key) }
+
+  putIncoming(row: IncomingRow): void { this.#incoming.put(row) }
+  deleteIncoming(project: string, id: string): void { this.#incoming.delete(project, id) }
 
   /** Adds an event. Followers (events.ts) get it when it is committed. Data beyond EVENT_DATA_BYTES_MAX isn't kept. */
   event(kind: string, { project, guest, data = {} }: EventDetails = {}): EventView {

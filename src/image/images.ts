@@ -412,8 +412,8 @@ function nameable(name: string): Reference {
   throw new CellarError('IMAGE_REFERENCE_INVALID', [printable(name, 200)])
 }
 
-// A reference that says which registry: there is none that goes without saying.
-function withRegistry(text: string): RegistryReference {
+/** A reference that says which registry: there is none that goes without saying. */
+export function withRegistry(text: string): RegistryReference {
   const reference = parseReference(text)
   if (reference.registry !== undefined) return { ...reference, registry: reference.registry }
   throw new CellarError('REGISTRY_FAILED', [printable(text), 'reach a registry', 'the name of the image names none'])
@@ -435,7 +435,9 @@ function notWasm(what: string): CellarError {
   return new CellarError('IMAGE_INVALID', [printable(what, 200), 'its module isn\'t WebAssembly'])
 }
 
-async function cancellable<T>(what: string, signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
+/** Does `work`. When the signal ends it, that is OPERATION_CANCELLED. */
+export async function cancellable<T>(what: string, signal: AbortSignal | undefined, work: () => Promise<T>):
+Promise<T> {
   try {
     return await work()
   } catch (error) {

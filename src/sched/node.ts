@@ -30,7 +30,9 @@ export const RUNNABLE = 1
 export const RUNNING = 2
 export const THROTTLED = 3
 export const ENDED = 4
-export type State = typeof WAITING | typeof RUNNABLE | typeof RUNNING | typeof THROTTLED | typeof ENDED
+/** Kept from running by its owner, whatever it wants. */
+export const PAUSED = 5
+export type State = typeof WAITING | typeof RUNNABLE | typeof RUNNING | typeof THROTTLED | typeof ENDED | typeof PAUSED
 
 /**
  * A cell (a leaf) or a pool of a run queue. Its fields are the queue's; others read `owner`, `parent`, `state`, terms.
@@ -56,6 +58,9 @@ export class Node<T = unknown> {
   requestNs = Infinity
   /** It has never wanted to run yet. */
   isNew = true
+  /** Of a cell: it is paused, or will be when it leaves the pCPU; and whether it wants to run when that is over. */
+  isPaused = false
+  wantsToRun = false
   /** Of a pool: what children that are gone had more than their share of, in nanoseconds. */
   debtNs = 0
   /** Runs, if it does, because it was behind its reservation. */
@@ -87,6 +92,7 @@ export class Node<T = unknown> {
   runnableNs = 0
   waitingNs = 0
   throttledNs = 0
+  pausedNs = 0
   stints = 0
   switches = 0
   preemptions = 0
@@ -134,6 +140,7 @@ export function enter(node: Node, state: State, now: number): void {
   const elapsed = now - node.since
   const above = node.parent === undefined ? 0 : blocked(node.parent, now)
   if (node.state === WAITING) node.waitingNs += elapsed
+  else if (node.state === PAUSED) node.pausedNs += elapsed
   else if (node.state === THROTTLED) {
     node.throttledNs += elapsed
     node.blockedNs += elapsed - (above - node.blockedAt)

@@ -26,7 +26,7 @@ import { assert } from '../base/assert.ts'
 import { BLAME_MAX, Blame } from './blame.ts'
 import { EligibleTree } from './eligible_tree.ts'
 import {
-  checkTerms, DEFAULT_TERMS, ENDED, enter, Node, blocked, RUNNABLE, RUNNING, THROTTLED, WAITING, type Terms,
+  checkTerms, DEFAULT_TERMS, ENDED, enter, Node, blocked, PAUSED, RUNNABLE, RUNNING, THROTTLED, WAITING, type Terms,
 } from './node.ts'
 import {
   beats, bequeath, charge, choose, dequeue, enqueue, exhaustedAt, join, learn, leave, mayStart, refill, releaseTime,
@@ -42,6 +42,8 @@ export type Account = {
   readonly waitingNs: number
   /** A limit kept it from running: its own, or that of a pool above it. */
   readonly throttledNs: number
+  /** Its owner kept it from running. */
+  readonly pausedNs: number
   /** Times that it was picked; of these, after another cell; times that it left though it could have gone on. */
   readonly stints: number
   readonly switches: number
@@ -141,11 +143,49 @@ export class RunQueue<T = unknown> {
 
   /**
    * The cell wants to run. True if it should have the pCPU in place of the current one, which is then due to leave at
-   * once. Nothing happens if it does want to already.
+   * once. Nothing happens if it does want to already; of one that is paused it is remembered.
    */
   wake(cell: Node<T>, now: number): boolean {
     this.#settle(now)
+    if (cell.state === PAUSED) cell.wantsToRun = true
     if (cell.state !== WAITING) return false
+    return this.#join(cell)
+  }
+
+  /**
+   * Keeps a cell from running until `unpause`, whatever it wants. True if it is the current one, which is then due to
+   * leave at once, and is paused when it has left.
+   */
+  pause(cell: Node<T>, now: number): boolean {
+    this.#settle(now)
+    assert(!cell.isPool && cell.state !== ENDED, 'a cell is paused that is there')
+    if (cell.isPaused) return false
+    cell.isPaused = true
+    if (cell === this.current) {
+      this.#isLeaving = true
+      this.#arm()
+      return true
+    }
+    cell.wantsToRun = cell.state !== WAITING
+    if (cell.wantsToRun) this.#deactivate(cell)
+    enter(cell, PAUSED, this.#now)
+    this.#arm()
+    return false
+  }
+
+  /** Lets a cell run again. As `wake`: true if it should have the pCPU in place of the current one. */
+  unpause(cell: Node<T>, now: number): boolean {
+    this.#settle(now)
+    if (!cell.isPaused) return false
+    cell.isPaused = false
+    // It hasn't left the pCPU yet, or it has ended.
+    if (cell.state !== PAUSED) return false
+    enter(cell, WAITING, this.#now)
+    return cell.wantsToRun && this.#join(cell)
+  }
+
+  /** A cell that waits wants to run. True if it should have the pCPU in place of the current one. */
+  #join(cell: Node<T>): boolean {
     const joined = this.#activate(cell)
     const rival = joined?.parent!.running
     const preempts = joined !== undefined && rival !== undefined && beats(joined, rival, joined.parent!, this.#now)
@@ -193,12 +233,12 @@ export class RunQueue<T = unknown> {
     assert(cell !== undefined, 'a cell is current that is stopped')
     this.current = undefined
     learn(cell, this.#now - this.#pickedAt, how === 'waiting', this.quantumNs)
-    if (how === 'runnable') {
-      cell.preemptions++
-      this.#queueOrThrottle(cell)
-    } else {
+    if (how === 'runnable') cell.preemptions++
+    if (how === 'runnable' && !cell.isPaused) this.#queueOrThrottle(cell)
+    else {
       leave(cell.parent!, cell, this.#now, this.quantumNs)
-      enter(cell, WAITING, this.#now)
+      enter(cell, cell.isPaused ? PAUSED : WAITING, this.#now)
+      cell.wantsToRun = how === 'runnable'
       if (how === 'ended') this.#end(cell)
     }
     for (let pool = cell.parent!; pool !== this.root; pool = pool.parent!) {
@@ -218,18 +258,20 @@ export class RunQueue<T = unknown> {
   account(node: Node<T>, now: number): Account {
     now = Math.max(now, this.#now)
     const { state, stints, switches, preemptions } = node
-    let { runningNs, runnableNs, waitingNs, throttledNs } = node
+    let { runningNs, runnableNs, waitingNs, throttledNs, pausedNs } = node
     const end = state === ENDED ? node.since : now
     const elapsed = end - node.since
     if (state === RUNNING) runningNs += now - this.#chargedAt
     else if (state === WAITING) waitingNs += elapsed
     else if (state === THROTTLED) throttledNs += elapsed
+    else if (state === PAUSED) pausedNs += elapsed
     else if (state === RUNNABLE) {
       const held = blocked(node.parent!, now) - node.blockedAt
       throttledNs += held
       runnableNs += elapsed - held
     }
-    return { ageNs: end - node.bornAt, runningNs, runnableNs, waitingNs, throttledNs, stints, switches, preemptions }
+    return { ageNs: end - node.bornAt, runningNs, runnableNs, waitingNs, throttledNs, pausedNs, stints, switches,
+      preemptions }
   }
 
   /** Whose limit keeps the node from running: its own, or that of the nearest pool above it; undefined if none. */

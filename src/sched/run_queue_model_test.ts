@@ -7,7 +7,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { RUNNABLE, RUNNING, THROTTLED, WAITING, type Node, type Terms } from './node.ts'
+import { PAUSED, RUNNABLE, RUNNING, THROTTLED, WAITING, type Node, type Terms } from './node.ts'
 import { RunQueue } from './run_queue.ts'
 
 const Q = 1e6
@@ -19,6 +19,9 @@ class Guest {
   readonly children: Guest[] = []
   terms: Terms
   wants = false
+  /** It is paused, or will be when it leaves. */
+  isPaused = false
+  isLeavingToPause = false
   isActive = false
   releaseAt: number | undefined = undefined
   throttled = 0
@@ -66,7 +69,7 @@ class Guest {
   get pQuantum(): number { return Q / this.terms.shares }
   get pRequest(): number { return Math.min(this.request, Q) / this.terms.shares }
   get rQuantum(): number { return Q / this.terms.reservation }
-  get wantsUp(): boolean { return this.wants || this.children.some(({ isActive }) => isActive) }
+  get wantsUp(): boolean { return (this.wants && !this.isPaused) || this.children.some(({ isActive }) => isActive) }
   get mayStart(): boolean { return this.terms.limit >= 1 || (this.terms.limit > 0 && this.tokens >= STINT - 1) }
 }
 
@@ -215,6 +218,8 @@ class Model {
     const path = this.path
     this.path = []
     path[0]!.wants = keeps
+    if (path[0]!.isLeavingToPause) path[0]!.isPaused = true
+    path[0]!.isLeavingToPause = false
     path[0]!.learn(this.now - this.pickedAt, keeps)
     for (const guest of path) {
       if (guest.wantsUp) this.queue(guest)
@@ -237,6 +242,20 @@ class Model {
     const over = joined.p - pool!.v
     if (rival.byReservation || ahead > TIE || over > TIE) return false
     return ahead < -TIE && over < -TIE ? true : undefined
+  }
+
+  pause(guest: Guest): void {
+    if (this.path.includes(guest)) {
+      guest.isLeavingToPause = true
+      this.isLeaving = true
+    } else guest.isPaused = true
+    this.update()
+  }
+
+  unpause(guest: Guest): Guest | undefined {
+    guest.isPaused = false
+    guest.isLeavingToPause = false
+    return this.update().at(-1)
   }
 
   arm(): void {
@@ -285,7 +304,8 @@ const anyTerms = fc.record({ shares: fc.constantFrom(10, 100, 100, 100, 300, 200
   .map((terms): Terms => ({ ...terms, limit: Math.max(terms.limit, terms.reservation) }))
 const shape = fc.array(fc.record({ isPool: fc.boolean(), parent: fc.nat(), terms: anyTerms }),
   { minLength: 2, maxLength: 14, size: 'max' })
-const command = fc.record({ kind: fc.constantFrom('wake', 'wake', 'wake', 'go', 'go', 'go', 'go', 'wait', 'terms'),
+const command = fc.record({
+  kind: fc.constantFrom('wake', 'wake', 'wake', 'go', 'go', 'go', 'go', 'wait', 'terms', 'pause', 'unpause', 'unpause'),
   which: fc.nat(), ns: fc.integer({ min: 0, max: 2 * Q }), terms: anyTerms })
 
 /** Both side by side: `guests[i]` is the model of `nodes[i]`. */
@@ -310,7 +330,10 @@ class Pair {
     this.now = which % 2 === 0 && queue.until < Infinity ? Math.max(this.now, queue.until) : this.now + ns
     model.settle(this.now)
     const node = this.nodes[which % this.nodes.length]!
-    if (kind === 'wake') this.wake(this.cells[which % this.cells.length]!)
+    const cell = this.cells[which % this.cells.length]!
+    if (kind === 'wake') this.wake(cell)
+    else if (kind === 'pause') this.pause(cell)
+    else if (kind === 'unpause') this.unpause(cell)
     else if (kind === 'terms') {
       queue.setTerms(node, terms, this.now)
       model.setTerms(node.owner!, terms)
@@ -328,9 +351,25 @@ class Pair {
   wake(cell: Node<Guest>): void {
     const isWaiting = cell.state === WAITING
     const preempted = this.queue.wake(cell, this.now)
+    if (cell.state === PAUSED) cell.owner!.wants = true
     if (!isWaiting) return
     cell.owner!.wants = true
-    const expected = this.model.preempts(this.model.update().at(-1))
+    this.comparePreemption(preempted, this.model.update().at(-1))
+  }
+
+  pause(cell: Node<Guest>): void {
+    const isCurrent = cell === this.queue.current && !cell.owner!.isLeavingToPause
+    assert.equal(this.queue.pause(cell, this.now), isCurrent, 'who runs must leave')
+    this.model.pause(cell.owner!)
+  }
+
+  unpause(cell: Node<Guest>): void {
+    const preempted = this.queue.unpause(cell, this.now)
+    this.comparePreemption(preempted, this.model.unpause(cell.owner!))
+  }
+
+  comparePreemption(preempted: boolean, joined: Guest | undefined): void {
+    const expected = this.model.preempts(joined)
     if (expected !== undefined) assert.equal(preempted, expected, 'preempts')
     if (preempted) this.model.isLeaving = true
   }
@@ -356,6 +395,7 @@ class Pair {
       const guest = node.owner!
       assert.equal(node.state === RUNNABLE || node.state === RUNNING, guest.isActive, 'active')
       assert.equal(node.state === THROTTLED, guest.releaseAt !== undefined, 'throttled')
+      assert.equal(node.state === PAUSED, guest.isPaused, 'paused')
     }
     // What is overdue is overdue.
     const [until, expected] = [this.queue.until, this.model.until].map((time) => Math.max(this.now, time))

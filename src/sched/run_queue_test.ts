@@ -3,7 +3,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { BLAME_MAX } from './blame.ts'
-import { DEFAULT_TERMS, ENDED, THROTTLED, type Node, type Terms } from './node.ts'
+import { DEFAULT_TERMS, ENDED, PAUSED, THROTTLED, type Node, type Terms } from './node.ts'
 import { RunQueue } from './run_queue.ts'
 
 const Q = 1_000_000
@@ -147,7 +147,7 @@ test('remove takes out a cell in any state, and a pool that is empty', () => {
   assert.equal(pool.state, ENDED)
   assert.equal(queue.pick(4), undefined)
   assert.deepEqual(queue.account(runnable!, 99), { ageNs: 2, runningNs: 0, runnableNs: 2, waitingNs: 0, throttledNs: 0,
-    stints: 0, switches: 0, preemptions: 0 })
+    pausedNs: 0, stints: 0, switches: 0, preemptions: 0 })
   assert.throws(() => queue.addCell(pool, terms(), 5), /a parent is a pool/)
 })
 
@@ -166,6 +166,78 @@ test('account counts stints, switches and preemptions, and of the pCPU its idle 
   assert.deepEqual([stints + queue.account(b, 40).stints, switches, preemptions], [3, 1, 2])
   const { ageNs, runningNs, waitingNs } = queue.account(queue.root, 50)
   assert.deepEqual([ageNs, runningNs, waitingNs], [50, 30, 20])
+})
+
+test('pause keeps a cell from running, whatever it wants, and its wakes are remembered', () => {
+  const { queue, cells } = queueOf({}, {}, { limit: 0.5 })
+  const [a, b, limited] = cells as [Node<string>, Node<string>, Node<string>]
+  assert.equal(queue.pause(a, 0), false)
+  assert.equal(queue.wake(a, 10), false)
+  assert.equal(queue.until, Infinity)
+  assert.equal(queue.pick(10), undefined)
+  assert.equal(queue.pause(a, 10), false, 'twice is once')
+  queue.unpause(a, 20)
+  assert.equal(queue.pick(20), a)
+  // One that is queued is taken out, one that waits stays so.
+  queue.wake(b, 20)
+  assert.equal(queue.until, 20 + Q)
+  queue.pause(b, 20)
+  assert.equal(queue.until, Infinity)
+  queue.stop(30, 'waiting')
+  queue.pause(a, 30)
+  assert.equal(queue.unpause(a, 40), false)
+  assert.equal(queue.pick(40), undefined)
+  assert.equal(queue.unpause(b, 40), false)
+  assert.equal(queue.pick(40), b)
+  // What a limit holds back is paused, and comes back to its limit.
+  queue.stop(50, 'ended')
+  queue.wake(limited, 50)
+  queue.pick(50)
+  queue.stop(50 + 3 * Q, 'runnable')
+  assert.equal(limited.state, THROTTLED)
+  queue.pause(limited, 50 + 3 * Q)
+  assert.deepEqual([queue.pick(100 * Q), queue.until, limited.state], [undefined, Infinity, PAUSED])
+  queue.unpause(limited, 100 * Q)
+  assert.equal(queue.pick(100 * Q), limited)
+  queue.stop(100 * Q, 'ended')
+  assert.deepEqual([queue.account(a, 100 * Q).pausedNs, queue.account(limited, 100 * Q).pausedNs],
+    [30, 97 * Q - 50])
+})
+
+test('pause of who runs asks it to leave, and it is paused when it has', () => {
+  const { queue, cells } = queueOf({}, {})
+  const [a, b] = cells as [Node<string>, Node<string>]
+  const pool = queue.addPool(queue.root, terms(), 0)
+  const inner = queue.addCell(pool, terms(), 0)
+  queue.wake(a, 0)
+  queue.pick(0)
+  assert.equal(queue.pause(a, 10), true)
+  assert.deepEqual([queue.until, queue.current], [10, a])
+  queue.stop(15, 'runnable')
+  assert.deepEqual([queue.pick(20), queue.account(a, 25).pausedNs], [undefined, 10])
+  queue.unpause(a, 25)
+  assert.equal(queue.pick(25), a, 'it could have gone on')
+  // It waits before it is asked to leave; it is let go before it has left; it ends.
+  queue.pause(a, 30)
+  queue.stop(30, 'waiting')
+  queue.wake(b, 30)
+  assert.equal(queue.pick(30), b)
+  queue.pause(b, 35)
+  queue.unpause(b, 40)
+  queue.stop(45, 'runnable')
+  assert.equal(queue.pick(45), b)
+  queue.pause(b, 50)
+  queue.stop(50, 'ended')
+  assert.deepEqual([b.state, queue.account(b, 99).pausedNs], [ENDED, 0])
+  // A pool that is left without a child that runs doesn't want to run.
+  queue.wake(inner, 100)
+  queue.pick(100)
+  queue.pause(inner, 100)
+  queue.stop(110, 'runnable')
+  assert.equal(queue.pick(120), undefined)
+  queue.remove(inner, 120)
+  queue.remove(pool, 130)
+  assert.throws(() => queue.pause(pool, 130), /a cell is paused/)
 })
 
 test('blame says who had the pCPU, to the nanosecond', () => {

@@ -120,6 +120,41 @@ export class World {
     this.cells.delete(cell.name)
   }
 
+  /** Keeps a cell from running until `unpause`. */
+  pause(cell: SimCell): void {
+    const { pcpu, node } = cell
+    pcpu.watch.see(this.now)
+    pcpu.queue.pause(node, this.now)
+    this.#ask(pcpu)
+  }
+
+  unpause(cell: SimCell): void {
+    const { pcpu, node } = cell
+    pcpu.watch.see(this.now)
+    pcpu.queue.unpause(node, this.now)
+    this.#ask(pcpu)
+  }
+
+  /** Takes a cell to another pCPU, where it goes on with what it was about to do. One that has no pool. */
+  move(cell: SimCell, to: number): void {
+    const { name, node: { shares, reservation, limit }, wokenAt } = cell
+    const leftNs = this.#left(cell)
+    this.remove(cell)
+    const place = this.pcpus[to]!
+    place.watch.see(this.now)
+    const node = place.queue.addCell(place.queue.root, { shares, reservation, limit }, this.now, cell)
+    Object.assign(cell, { node, pcpu: place, leftNs, wokenAt })
+    place.watch.add(node, this.now)
+    this.cells.set(name, cell)
+    if (leftNs > 0) place.queue.wake(node, this.now)
+    this.#ask(place)
+  }
+
+  // What a cell has yet to compute before it waits.
+  #left({ pcpu, node, leftNs }: SimCell): number {
+    return pcpu.queue.current === node ? Math.max(1, leftNs - Math.max(0, this.now - pcpu.computesAt)) : leftNs
+  }
+
   /** The cell has something to do. */
   wake(cell: SimCell): void {
     const { pcpu, node, behaviour } = cell

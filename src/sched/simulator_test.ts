@@ -54,7 +54,10 @@ function drawnWorld(seed: number, { lateNs = 0, switchNs = 0, changes = false }:
       const { pcpu, node, reservation } = nodes[Math.floor(random() * nodes.length)]!
       const cell = node.owner
       if (node.isPool || world.cells.get(cell!.name) === cell) {
-        if (!node.isPool && random() < 0.1) world.remove(cell!)
+        const what = node.isPool ? 1 : random()
+        if (what < 0.1) world.remove(cell!)
+        else if (what < 0.3) world.pause(cell!)
+        else if (what < 0.5) world.unpause(cell!)
         else world.setTerms(pcpu, node, terms(reservation * (random() < 0.5 ? 1 : random())))
       }
     })
@@ -92,7 +95,7 @@ function checkAll(plan: Plan): void {
 
 test('World keeps all promises in worlds drawn from seeds', () => checkAll({}))
 
-test('World keeps all promises while terms change and cells go', () => checkAll({ changes: true }))
+test('World keeps all promises while terms change, cells are paused and go', () => checkAll({ changes: true }))
 
 test('World keeps all promises when cells leave late and switches take time', () =>
   checkAll({ changes: true, lateNs: 300_000, switchNs: 5_000 }))

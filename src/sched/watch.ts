@@ -105,9 +105,10 @@ export class Watch {
   }
 
   #checkAccount(account: ReturnType<RunQueue['account']>, which: string): void {
-    const { ageNs, runningNs, runnableNs, waitingNs, throttledNs } = account
-    assert(runningNs + runnableNs + waitingNs + throttledNs === ageNs, `the account of a ${which} node adds up`, ageNs)
-    const least = Math.min(runningNs, runnableNs, waitingNs, throttledNs)
+    const { ageNs, runningNs, runnableNs, waitingNs, throttledNs, pausedNs } = account
+    const sum = runningNs + runnableNs + waitingNs + throttledNs + pausedNs
+    assert(sum === ageNs, `the account of a ${which} node adds up`, ageNs)
+    const least = Math.min(runningNs, runnableNs, waitingNs, throttledNs, pausedNs)
     assert(least >= 0, `no account of a ${which} node is negative`, least)
   }
 }

@@ -5,9 +5,10 @@
 // ≥ 0 or a negated errno (base/errno.ts). -EAGAIN means "would have to wait": the caller adds itself to `readable` or
 // `writable` by calling awaitReadable() or awaitWritable(), and tries again when woken. Nothing here ever blocks.
 //
-// Elsewhere: rights, flags and numbers (wasi/p1/descriptors.ts).
+// Elsewhere: rights, flags and numbers (wasi/p1/descriptors.ts), snapshots (saved.ts, wasi/p1/saved_descriptors.ts).
 
 import type { Iovecs } from './iovecs.ts'
+import type { SavedIs } from './saved.ts'
 import type { Waker } from './wait_queue.ts'
 
 /** Kinds, numbered as WASI preview 1's `filetype`. */
@@ -24,6 +25,9 @@ export const FILETYPE_SYMBOLIC_LINK = 7
 export type Stat = {
   dev: bigint; ino: bigint; filetype: number; nlink: bigint; size: bigint; atim: bigint; mtim: bigint; ctim: bigint
 }
+
+/** What a guest has from its start. The grants of each kind are numbered in the order in which they are given. */
+export type GrantKind = 'console' | 'volume' | 'listener'
 
 /** What any descriptor can do. A missing method means that its kind can't: callers answer EBADF, ESPIPE or ENOTSOCK. */
 export interface Descriptor {
@@ -60,8 +64,18 @@ export interface Descriptor {
   /** Takes the waker back from both. */
   forget?(waker: Waker): void
 
+  /** Of a grant: its kind. It is told which one of its kind it is. */
+  readonly grant?: GrantKind | undefined
+  granted?(number: number): void
+  /** What a snapshot keeps of it; `number`: which of the grants of its kind it is. Missing: in a snapshot it's lost. */
+  save?(number: number): SavedIs
+  /** Of what was lost in a snapshot: the errno of each use. */
+  readonly lost?: number
+
   /** As close(), of a guest that didn't end by itself: whoever is at the other side must not take it for an end. */
   abort?(): void
+  /** As close(), of a guest that goes on elsewhere without it: whoever is at the other side learns that it was cut. */
+  leave?(): void
   /** Releases what it holds. Idempotent. Called by the descriptor table when the last number goes. */
   close(): void
 }

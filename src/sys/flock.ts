@@ -10,6 +10,14 @@ const LOCK_NB = 4
 
 const native = bind({ flock: { arguments: ['int32', 'int32'], return: 'int32' } })
 
+/** Locks an open file until its descriptor is closed; false if somebody else has it. Throws a system error. */
+export function lockOpened(fd: number): boolean {
+  const locked = answer(native.flock(fd, LOCK_EX | LOCK_NB))
+  if (locked === -EAGAIN) return false
+  must('flock', locked)
+  return true
+}
+
 /**
  * Locks the file at `path`, which is made if it isn't there, and writes our process's id into it. undefined if somebody
  * else has it. The lock lasts until `fd` is closed; no process that we start inherits it. Throws a system error.
@@ -18,12 +26,10 @@ export function lockFile(path: string): { fd: number } | undefined {
   // Node opens everything with O_CLOEXEC. Not truncated at once: it may be another's, with that one's id.
   const fd = openSync(path, constants.O_RDWR | constants.O_CREAT | constants.O_NOFOLLOW, 0o600)
   try {
-    const locked = answer(native.flock(fd, LOCK_EX | LOCK_NB))
-    if (locked === -EAGAIN) {
+    if (!lockOpened(fd)) {
       closeSync(fd)
       return undefined
     }
-    must('flock', locked, path)
     ftruncateSync(fd)
     writeSync(fd, `${process.pid}\n`)
   } catch (error) {

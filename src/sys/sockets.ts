@@ -29,6 +29,7 @@ const SCM_RIGHTS = 1
 const IPPROTO_IPV6 = 41
 const IPV6_V6ONLY = 26
 const MSG_DONTWAIT = 0x40
+const F_DUPFD_CLOEXEC = 1030
 const MSG_CMSG_CLOEXEC = 0x40000000
 
 const native = bind({
@@ -43,6 +44,7 @@ const native = bind({
   sendmsg: { arguments: ['int32', 'pointer', 'int32'], return: 'int64' },
   recvmsg: { arguments: ['int32', 'pointer', 'int32'], return: 'int64' },
   close: { arguments: ['int32'], return: 'int32' },
+  fcntl: { arguments: ['int32', 'int32', 'int32'], return: 'int32' },
 })
 
 // What lies where in `scratch`.
@@ -283,6 +285,11 @@ function setOption(fd: number, level: number, option: number): void {
 /** close(2): 0, or a negated errno. */
 export function closeFd(fd: number): number {
   return answer(native.close(fd))
+}
+
+/** Another descriptor of the same socket. Throws a system error. */
+export function duplicateFd(fd: number): number {
+  return must('fcntl', answer(native.fcntl(fd, F_DUPFD_CLOEXEC, 0)))
 }
 
 /** Two stream sockets that are connected to each other, non-blocking. Throws a system error. */

@@ -30,8 +30,10 @@ const SHORT = { memory: 1024, table: 16 } as const
 /** A module has as many helpers at most: they are for pairs of indices, of which there may be very many. */
 const HELPERS_MAX = 1000
 
-/** A function to be added: its parameters' types, its body with its locals. */
-export type Helper = { readonly type: readonly number[]; readonly body: readonly number[] }
+/** A function to be added: its type, its body with its locals. */
+type HelperCode = { readonly type: readonly number[]; readonly body: readonly number[] }
+/** With its index, and the instruction and indices that it is for. */
+export type Helper = HelperCode & { readonly index: number; readonly opcode: number; readonly a: number; readonly b: number }
 
 /** The functions that a module needs for its bulk instructions, each made when it is first asked for. */
 export class BulkHelpers {
@@ -40,18 +42,19 @@ export class BulkHelpers {
   readonly #check: readonly number[]
   readonly #piece: readonly number[]
   readonly #unbounded: boolean
-  readonly #first: number
+  readonly #allocate: () => number
   readonly #byKey = new Map<string, number>()
 
   /**
-   * `first` is the index of the first helper; `check` the code of a check, `piece` what stands before each piece;
-   * `unbounded`: what can't be done in pieces stays, and isn't refused.
+   * `allocate` gives the index of the next function to be added; `check` is the code of a check, `piece` what stands
+   * before each piece; `unbounded`: what can't be done in pieces stays, and isn't refused.
    */
   constructor(
-    module: Module, first: number, { check, piece }: Record<'check' | 'piece', readonly number[]>, unbounded: boolean,
+    module: Module, allocate: () => number, { check, piece }: Record<'check' | 'piece', readonly number[]>,
+    unbounded: boolean,
   ) {
     this.#module = module
-    this.#first = first
+    this.#allocate = allocate
     this.#check = check
     this.#piece = piece
     this.#unbounded = unbounded
@@ -59,34 +62,41 @@ export class BulkHelpers {
 
   /** Puts a call in place of the instruction on which `reader` stands. Throws Untreatable. */
   replace(reader: BodyReader, splice: Splice): void {
-    let helper: number
-    try {
-      helper = this.#helperOf(reader)
-    } catch (error) {
-      if (this.#unbounded && error instanceof Untreatable) return
-      throw error
-    }
+    const helper = this.indexOf(reader)
+    if (helper < 0) return
     splice.upTo(reader.at)
     splice.out.byte(CALL)
-    splice.out.u32(this.#first + helper)
+    splice.out.u32(helper)
     splice.skipTo(reader.end)
   }
 
-  #helperOf({ opcode, slots }: BodyReader): number {
-    const [a, b] = [slots[0]! >>> 0, slots[1]! >>> 0]
-    const key = `${opcode} ${a} ${opcode === MEMORY_FILL || opcode === TABLE_FILL ? 0 : b}`
+  /** The function that takes the place of the instruction on which `reader` stands; -1: none. Throws Untreatable. */
+  indexOf({ opcode, slots }: BodyReader): number {
+    try {
+      return this.#helperOf(opcode, slots[0]! >>> 0, slots[1]! >>> 0)
+    } catch (error) {
+      if (this.#unbounded && error instanceof Untreatable) return -1
+      throw error
+    }
+  }
+
+  #helperOf(opcode: number, a: number, b: number): number {
+    const key = `${opcode} ${a} ${INDICES[opcode] === 1 ? 0 : b}`
     let index = this.#byKey.get(key)
     if (index === undefined) {
       if (this.helpers.length === HELPERS_MAX) {
         throw new Untreatable(`bulk instructions on more than ${HELPERS_MAX} pairs of memories, tables and segments`)
       }
-      index = this.helpers.push(this.#make(opcode, a, b)) - 1
+      const code = this.make(opcode, a, b)
+      index = this.#allocate()
+      this.helpers.push({ ...code, index, opcode, a, b })
       this.#byKey.set(key, index)
     }
     return index
   }
 
-  #make(opcode: number, a: number, b: number): Helper {
+  /** The code for an instruction and its indices. Throws Untreatable. */
+  make(opcode: number, a: number, b: number): HelperCode {
     const operation = [PREFIX_BULK, ...leb(opcode - PREFIX_BASE[PREFIX_BULK]!), ...leb(a)]
     switch (opcode) {
       case MEMORY_FILL: return this.#fill(this.#memoryWidth(a), I32, operation, PIECE.memory)
@@ -114,7 +124,7 @@ export class BulkHelpers {
   }
 
   // The last piece first: what is out of bounds is found before anything is written, and the order doesn't matter.
-  #fill(width: Width, value: number, operation: number[], piece: number): Helper {
+  #fill(width: Width, value: number, operation: number[], piece: number): HelperCode {
     const { to, count } = PARAMETERS
     return this.#helper([width.type, value, width.type], [
       ...exceeds(count, piece, width), IF, VOID,
@@ -128,7 +138,7 @@ export class BulkHelpers {
     ])
   }
 
-  #copy({ to, from }: { to: Width; from: Width }, operation: number[], piece: number): Helper {
+  #copy({ to, from }: { to: Width; from: Width }, operation: number[], piece: number): HelperCode {
     const count = PARAMETERS.count
     // Lengths of segments have 32 bits, whatever the memory is.
     const wide = to === W64 ? [I64_EXTEND_I32_U] : []
@@ -150,7 +160,7 @@ export class BulkHelpers {
   #move(
     width: Width, source: Width, operation: number[], piece: number,
     access: (index: number, at: number[]) => number[], [a, b]: [number, number],
-  ): Helper {
+  ): HelperCode {
     if (width !== source) throw new Untreatable('a copy between 32-bit and 64-bit memories or tables')
     const { to, from, count } = PARAMETERS
     const advance = (local: number): number[] => [...get(local), ...constant(piece, width), width.add, ...set(local)]
@@ -171,7 +181,7 @@ export class BulkHelpers {
     ])
   }
 
-  #helper(parameters: number[], code: number[]): Helper {
+  #helper(parameters: number[], code: number[]): HelperCode {
     return { type: [0x60, parameters.length, ...parameters, 0], body: [0, ...code, END] }
   }
 }
@@ -239,6 +249,10 @@ const TABLE_COPY = opcodeOf('table.copy')
 export const BULK_COUNT_MAX = new Uint32Array(OPCODE_END)
 for (const opcode of [MEMORY_FILL, MEMORY_COPY, MEMORY_INIT]) BULK_COUNT_MAX[opcode] = SHORT.memory
 for (const opcode of [TABLE_FILL, TABLE_COPY, TABLE_INIT]) BULK_COUNT_MAX[opcode] = SHORT.table
+
+/** By opcode: how many indices tell helpers apart. */
+const INDICES = new Uint8Array(OPCODE_END).fill(2)
+INDICES[MEMORY_FILL] = INDICES[TABLE_FILL] = 1
 
 const TABLE_TYPES: Record<string, number> = { funcref: 0x70, externref: 0x6f }
 const PREFIX_BULK = 0xfc

@@ -21,6 +21,11 @@ export const HOLDS_BULK = 2
 /** It handles exceptions. */
 export const HOLDS_CATCH = 4
 const HOLDS_INDIRECT_CALL = 8
+/** It may change a table. */
+export const HOLDS_TABLE_CHANGE = 16
+const HOLDS_IMPORT_CALL = 32
+/** It makes tail calls. */
+export const HOLDS_TAIL_CALL = 64
 
 /** Bytes of code that a call may execute without a check. About 10 µs. */
 const ENTRY_BYTES_MAX = 16 * 1024
@@ -36,6 +41,8 @@ export type Calls = {
   readonly holds: Uint8Array
   /** Bytes of code that a call may execute, those of checked callees left out. */
   readonly cost: Uint32Array
+  /** 1 for those that hold a place at which a vCPU may leave its stack to be captured, or call one that does. */
+  readonly unwinds: Uint8Array
 }
 
 /**
@@ -49,7 +56,8 @@ export function callsOf(
   const { count, holds } = graph
   const checks = new Uint8Array(count)
   for (let f = 0; f < count; f++) if ((holds[f]! & HOLDS_INDIRECT_CALL) !== 0) checks[f] = 1
-  return { checks, holds, cost: walkInDepth(graph, checks) }
+  const unwinds = new Uint8Array(count)
+  return { checks, holds, cost: walkInDepth(graph, checks, unwinds), unwinds }
 }
 
 /** callees[first[f]] to callees[first[f + 1]] are those that f calls, as often as it has calls of them. */
@@ -77,8 +85,10 @@ function readGraph(
     while (reader.nextOf(STOPS)) {
       const { opcode } = reader
       const kind = KINDS[opcode]!
-      if (kind === KIND_CALL) {
+      if ((kind & KIND_CALL) !== 0) {
+        held |= kind & HOLDS_TAIL_CALL
         const callee = (reader.slots[0]! >>> 0) - imported
+        if (callee < 0) held |= HOLDS_IMPORT_CALL
         if (callee < 0 || callee >= count) continue
         if (calls === callees.length) {
           const more = new Uint32Array(calls * 2)
@@ -100,8 +110,10 @@ function readGraph(
   return { count, holds, size, first, callees }
 }
 
-/** Marks targets of back edges and what costs too much in `checks`; the cost of each function. */
-function walkInDepth({ count, size, first, callees }: Graph, checks: Uint8Array): Uint32Array {
+/** Marks targets of back edges and what costs too much in `checks`; the cost of each function. Fills `unwinds`. */
+function walkInDepth(
+  { count, holds, size, first, callees }: Graph, checks: Uint8Array, unwinds: Uint8Array,
+): Uint32Array {
   const cost = new Uint32Array(count)
   // Where a function's next call to be followed is; a function is on the path from its first visit until it is done.
   const next = new Uint32Array(count)
@@ -128,31 +140,45 @@ function walkInDepth({ count, size, first, callees }: Graph, checks: Uint8Array)
       length--
       state[f] = DONE
       let sum = size[f]!
+      let mayUnwind = (holds[f]! & HOLDS_SITE) !== 0 || size[f]! > LONG_BYTES ? 1 : 0
       for (let i = first[f]!; i < first[f + 1]!; i++) {
         const callee = callees[i]!
         if (checks[callee] === 0) sum += cost[callee]!
+        // One that is on the path is called in a cycle: it checks.
+        if (checks[callee] !== 0 || unwinds[callee] !== 0) mayUnwind = 1
       }
       cost[f] = Math.min(sum, COST_MAX)
       // A leaf's own code is gaps.ts's to divide.
       if (sum > ENTRY_BYTES_MAX && first[f]! < first[f + 1]!) checks[f] = 1
+      unwinds[f] = mayUnwind | checks[f]!
     }
   }
   return cost
 }
 
+/** What makes a function one that may unwind; of straight code, so much that it is checked in its middle. */
+const HOLDS_SITE = HOLDS_LOOP | HOLDS_BULK | HOLDS_INDIRECT_CALL | HOLDS_IMPORT_CALL
+const LONG_BYTES = 64 * 1024
+
 const UNSEEN = 0
 const ON_PATH = 1
 const DONE = 2
 
-const KIND_CALL = 0x40
-const KIND_VISIT = 0x80
-const KINDS = new Uint8Array(OPCODE_END)
+// Beyond the bits of `holds`.
+const KIND_CALL = 0x100
+const KIND_VISIT = 0x200
+const KINDS = new Uint16Array(OPCODE_END)
 for (let opcode = PREFIX_BASE[0xfb]!; opcode < PREFIX_BASE[0xfc]!; opcode++) KINDS[opcode] = KIND_VISIT
-KINDS[opcodeOf('call')] = KINDS[opcodeOf('return_call')] = KIND_CALL
+KINDS[opcodeOf('call')] = KIND_CALL
+KINDS[opcodeOf('return_call')] = KIND_CALL | HOLDS_TAIL_CALL
 KINDS[opcodeOf('loop')] = HOLDS_LOOP
 for (const name of ['call_indirect', 'return_call_indirect', 'call_ref', 'return_call_ref']) {
   KINDS[opcodeOf(name)] = HOLDS_INDIRECT_CALL
 }
+for (const name of ['return_call_indirect', 'return_call_ref']) KINDS[opcodeOf(name)]! |= HOLDS_TAIL_CALL
 for (const name of ['try', 'try_table']) KINDS[opcodeOf(name)] = HOLDS_CATCH
 for (let opcode = 0; opcode < OPCODE_END; opcode++) if (BULK_COUNT_MAX[opcode]! > 0) KINDS[opcode] = HOLDS_BULK
+for (const name of ['table.fill', 'table.init', 'table.copy']) KINDS[opcodeOf(name)] = HOLDS_BULK | HOLDS_TABLE_CHANGE
+for (const name of ['table.set', 'table.grow']) KINDS[opcodeOf(name)] = HOLDS_TABLE_CHANGE
+for (const name of ['data.drop', 'elem.drop']) KINDS[opcodeOf(name)] = HOLDS_BULK
 const STOPS = stopsAt((opcode) => KINDS[opcode] !== 0)

@@ -27,6 +27,8 @@ export class Splice {
   /** Offsets of unlikely branches in the new body. */
   hints = new Uint32Array(256)
   hintCount = 0
+  /** The length of the body that was written last. */
+  size = 0
   #from = 0
   #bodyStart = 0
   #sizeBytes = 0
@@ -47,6 +49,7 @@ export class Splice {
 
   /** Ends the body: writes its length. */
   finish(): void {
+    this.size = this.out.length - this.#bodyStart
     this.out.endSized(this.#bodyStart, this.#sizeBytes)
   }
 

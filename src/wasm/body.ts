@@ -78,6 +78,12 @@ export class BodyReader {
     this.codeStart = this.end
   }
 
+  /** Goes to where an instruction begins, somewhere in the body: its depth isn't known from there on. */
+  seek(at: number): void {
+    this.at = this.end = at
+    this.depth = 1 << 30
+  }
+
   /** Goes to the next instruction; false behind the last. Throws MalformedModule. */
   next(): boolean {
     const { bytes, slots } = this

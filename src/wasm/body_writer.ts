@@ -73,6 +73,12 @@ export class BodyWriter {
     this.length = length + 1
   }
 
+  append(bytes: ArrayLike<number>): void {
+    this.#reserve(bytes.length)
+    this.bytes.set(bytes, this.length)
+    this.length += bytes.length
+  }
+
   /** An unsigned integer of 32 bits; negative numbers are taken as the upper half. */
   u32(value: number): void {
     if (value >= 0 && value < 0x80) {

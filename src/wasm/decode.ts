@@ -15,6 +15,7 @@ import {
 import type {
   DefinedTable, Export, ExternKind, FuncType, Import, ImportType, Limits, Module, Section, TableType, Type,
 } from './module.ts'
+import { importsOf, sectionOf } from './module.ts'
 import { MalformedModule, Reader } from './reader.ts'
 
 /** Decodes a module. Throws MalformedModule. */
@@ -255,6 +256,21 @@ function tableEntry(reader: Reader): DefinedTable {
   const table = { type, ...limits(reader, 'table'), limitsAt, limitsEnd: reader.at }
   if (initialised) skipConstantExpression(reader)
   return table
+}
+
+/** The types of all globals, imported ones first. Throws MalformedModule. */
+export function globalsOf(module: Module): { readonly type: string; readonly mutable: boolean }[] {
+  const imported = importsOf(module, 'global').map(({ type, mutable }) => ({ type, mutable }))
+  const section = sectionOf(module, SECTION_GLOBAL)
+  if (section === undefined) return imported
+  const reader = new Reader(module.bytes, section.offset, section.end, 'global section')
+  const defined = vec(reader, (one) => {
+    const type = valueType(one)
+    const mutable = flag(one, 'mutability')
+    skipConstantExpression(one)
+    return { type, mutable }
+  })
+  return [...imported, ...defined]
 }
 
 // §3.4.15: the few instructions that an initial value may consist of. Only their lengths matter here.

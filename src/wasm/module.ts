@@ -119,6 +119,16 @@ function definedTypes(module: Module): Uint32Array {
   return types.subarray(0, count)
 }
 
+/** The type index of each function, imported ones first. */
+export function typeIndices(module: Module): Uint32Array {
+  const imported = importsOf(module, 'func')
+  const defined = definedTypes(module)
+  const all = new Uint32Array(imported.length + defined.length)
+  imported.forEach(({ type }, i) => { all[i] = type })
+  all.set(defined, imported.length)
+  return all
+}
+
 /** '(i32, i64) -> i32'; '() -> ()'. */
 export function formatFuncType({ params, results }: Pick<FuncType, 'params' | 'results'>): string {
   return `(${params.join(', ')}) -> ${results.length === 1 ? results[0] : `(${results.join(', ')})`}`

@@ -45,12 +45,12 @@ for (const [what, jump, ageMs, failures] of [
     const row: GuestRow = { id: 'a', project: 'p', name: 'a', digest: 'd', manifestDigest: 'd', generation: 1,
       spec: GUEST_SPEC.parse({ image: 'x', restart: 'always' }), desired: 'running', phase: 'running', healthy: null,
       createdAt: NOON, startedAt: NOON, endedAt: null, restarts: 3, run: 4, process: 1, exit: null, ports: [],
-      managedBy: null }
+      managedBy: null, origin: null, from: null, move: null }
     const guest = state.addGuest(row)
     guest.failures = 3
     const nothing = (): void => {}
     const lifecycle = new Lifecycle({ state, store: { commit: () => new Promise(nothing) },
-      processes: { join: nothing, leave: nothing } } as never)
+      processes: { join: nothing, leave: nothing }, captures: { over: nothing } } as never)
     const handle = { id: 1, project: 'p', guests: new Set(['a']), link: { send: nothing } } as unknown as ProcessHandle
     setClock(NOON + jump)
     lifecycle.hello(handle, { hello: 1, process: 1, project: 'p', pid: 1, ends: [],

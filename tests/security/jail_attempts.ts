@@ -76,6 +76,8 @@ async function attempt(targets: Targets, runFolder: string): Promise<Record<stri
     'read a list of users': opened('/etc/passwd', O_RDONLY),
     'write outside': opened(targets.outside, O_RDWR | O_CREAT),
     'write in the folder of its project': opened(`${runFolder}/../project/new`, O_RDWR | O_CREAT),
+    'write in the files of its project': opened(`${runFolder}/../project/files/new`, O_RDWR | O_CREAT),
+    'write in the snapshots': opened(`${runFolder}/../project/snapshots/new`, O_RDWR | O_CREAT),
     'write in the blobs': opened(`${runFolder}/../blobs/new`, O_RDWR | O_CREAT),
     'open an Internet socket': outcome(answer(native.socket(2, 1, 0))),
     'open an IPv6 socket': outcome(answer(native.socket(10, 2, 0))),
@@ -101,15 +103,17 @@ const PASSES_ON = new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0, 1, 4, 1, 96, 0, 0
 
 /** What a cell process needs: 'done', or why it failed. */
 async function work(runFolder: string): Promise<Record<string, string>> {
-  const folder = `${runFolder}/../project/cache`
+  const filesIn = (folder: string): void => {
+    mkdirSync(`${folder}/a`)
+    writeFileSync(`${folder}/a/x`, 'text')
+    renameSync(`${folder}/a/x`, `${folder}/y`)
+    rmSync(`${folder}/a`, { recursive: true })
+    readFileSync(`${folder}/y`, 'utf8')
+    rmSync(`${folder}/y`)
+  }
   const tasks: Record<string, () => unknown> = {
-    'files': () => {
-      mkdirSync(`${folder}/a`)
-      writeFileSync(`${folder}/a/x`, 'text')
-      renameSync(`${folder}/a/x`, `${folder}/y`)
-      rmSync(`${folder}/a`, { recursive: true })
-      readFileSync(`${folder}/y`, 'utf8')
-    },
+    'files': () => filesIn(`${runFolder}/../project/cache`),
+    'snapshots': () => filesIn(`${runFolder}/../project/snapshots`),
     'a worker': () => new Promise((done, fail) => {
       const worker = new Worker(new URL(import.meta.url))
       worker.once('message', (message) => message === 'EPERM' ? done(message) : fail(new Error(`socket: ${message}`)))

@@ -32,7 +32,8 @@ async function attempts(folder: Folder, before: readonly string[] = []): Promise
   const uid = isRoot ? uidOf(PROJECT) : undefined
   chmodSync(folder.path, 0o711)
   const [runFolder, projectFolder, blobFolder] = [folder.at('run'), folder.at('project'), folder.at('blobs')]
-  for (const path of [runFolder, projectFolder, join(projectFolder, 'cache')]) ownFolder(path, uid)
+  const own = [join(projectFolder, 'cache'), join(projectFolder, 'snapshots'), join(projectFolder, 'files')]
+  for (const path of [runFolder, projectFolder, ...own]) ownFolder(path, uid)
   mkdirSync(blobFolder, { mode: 0o711 })
   ownFolder(folder.at('other'), isRoot ? uidOf(PROJECT + 1) : undefined)
   const targets: Targets = { otherFile: folder.write('other/secret', 'x'), outside: folder.at('new'),
@@ -79,6 +80,11 @@ describe('the jail of a cell process', { skip }, () => {
     assert.deepEqual([told.accepted, answered], ['from outside', 'from the jail'])
   })
 
+  test('snapshots are written, moved, read and removed in the folder that the project has for them', () => {
+    assert.equal(told.works['snapshots'], 'done')
+    assert.equal(told.attempts['write in the snapshots'], 'done')
+  })
+
   test('nothing of the environment of the host is known inside', () => {
     assert.deepEqual(told.env.filter((name) => /SECRET|PATH|HOME|CELLAR/.test(name)), [])
   })
@@ -97,7 +103,8 @@ describe('the jail of a cell process', { skip }, () => {
 
   test('Landlock keeps it from files that are not its own, whoever it is', { skip: without('landlock') }, () => {
     for (const attempt of ['open a file of another project', 'read a list of users', 'write outside',
-      'write in the blobs', 'write in the folder of its project', 'read the memory of the host']) {
+      'write in the blobs', 'write in the folder of its project', 'write in the files of its project',
+      'read the memory of the host']) {
       assert.equal(told.attempts[attempt], 'EACCES', attempt)
     }
   })

@@ -21,8 +21,11 @@ export interface Clock {
 
 const GIGA = 1_000_000_000n
 
-/** The host's clocks, rounded down to `resolution` nanoseconds. */
-export function hostClock(resolution = 1): Clock {
+/**
+ * The host's clocks, rounded down to `resolution` nanoseconds. The monotonic one is ahead by `monotonicOffsetNs`: of a
+ * guest that goes on from a snapshot, what it showed then minus what this host's shows now, which may be negative.
+ */
+export function hostClock(resolution = 1, monotonicOffsetNs = 0): Clock {
   const now = new Float64Array(2)
   const read = (): void => {
     if (isSupported()) {
@@ -38,10 +41,11 @@ export function hostClock(resolution = 1): Clock {
     read()
     return BigInt(now[0]!) * GIGA + BigInt(now[1]!)
   }
+  const offset = BigInt(Math.round(monotonicOffsetNs))
   const exact: Clock = {
     resolution,
-    time: (id) => id === 1 ? process.hrtime.bigint() : real(),
-    monotonic: () => Number(process.hrtime.bigint()),
+    time: (id) => id === 1 ? process.hrtime.bigint() + offset : real(),
+    monotonic: () => Number(process.hrtime.bigint() + offset),
     realtime: () => { read(); return now },
   }
   if (resolution === 1) return exact

@@ -65,3 +65,17 @@ test('both ways to read real time agree for a resolution that doesn\'t divide a 
     }
   }
 })
+
+for (const resolution of [1, 1000]) {
+  test(`a monotonic clock of ${resolution} ns goes on from where a snapshot has it, real time doesn't`, () => {
+    // Stopped on a host that had run for a day, or a moment ago; and on one that had run for longer than this one.
+    for (const stoppedAt of [0, 1e6, 86_400e9, Number(process.hrtime.bigint()) * 3]) {
+      const clock = hostClock(resolution, stoppedAt - hostClock().monotonic())
+      const first = clock.time(1)
+      assert.ok(first >= BigInt(stoppedAt) - BigInt(resolution) && first < BigInt(stoppedAt) + 1_000_000_000n,
+        `${stoppedAt} ≤ ${first}`)
+      assert.ok(clock.monotonic() >= Number(first) && clock.time(1) >= first)
+      assert.ok(Math.abs(Number(clock.time(0) / 1_000_000n) - Date.now()) < 1000)
+    }
+  })
+}

@@ -7,6 +7,7 @@
 import { EAGAIN, EPIPE } from '../../base/errno.ts'
 import { FILETYPE_UNKNOWN, type Descriptor } from '../descriptor.ts'
 import type { Iovecs } from '../iovecs.ts'
+import { consoleStream, type SavedIs } from '../saved.ts'
 import { WaitQueue, type Waker } from '../wait_queue.ts'
 
 /** Takes everything and keeps nothing; reads as ended. */
@@ -16,12 +17,15 @@ export const nullConsole: Descriptor = {
   write: (iovecs) => iovecs.total,
   pollRead: () => 0,
   pollWrite: () => 1,
+  grant: 'console',
+  save: consoleStream,
   close: () => {},
 }
 
 /** An output stream that someone of ours reads: holds up to `capacity` bytes, then the guest waits. */
 export class OutputBuffer implements Descriptor {
   readonly filetype = FILETYPE_UNKNOWN
+  readonly grant = 'console'
   readonly #capacity: number
   readonly #writable = new WaitQueue()
   /** Called after each write. */
@@ -47,6 +51,7 @@ export class OutputBuffer implements Descriptor {
   pollWrite(): number { return this.#size < this.#capacity || this.#readerGone ? 1 : -EAGAIN }
   awaitWritable(waker: Waker): void { this.#writable.add(waker) }
   forget(waker: Waker): void { this.#writable.delete(waker) }
+  save(number: number): SavedIs { return consoleStream(number) }
   close(): void {}
 
   /** Takes all that is there; the guest may write on. */
@@ -68,6 +73,7 @@ export class OutputBuffer implements Descriptor {
 /** An input stream that someone of ours writes. */
 export class InputBuffer implements Descriptor {
   readonly filetype = FILETYPE_UNKNOWN
+  readonly grant = 'console'
   readonly #readable = new WaitQueue()
   readonly #chunks: Uint8Array[] = []
   #ended = false
@@ -88,6 +94,7 @@ export class InputBuffer implements Descriptor {
 
   awaitReadable(waker: Waker): void { this.#readable.add(waker) }
   forget(waker: Waker): void { this.#readable.delete(waker) }
+  save(number: number): SavedIs { return consoleStream(number) }
   close(): void {}
 
   /** Gives the guest more to read. The bytes are kept, not copied. */

@@ -10,6 +10,7 @@ import { EAGAIN } from '../../base/errno.ts'
 import { LINE_BYTES_MAX } from '../../base/limits.ts'
 import { FILETYPE_UNKNOWN, type Descriptor } from '../descriptor.ts'
 import type { Iovecs } from '../iovecs.ts'
+import { consoleStream, type SavedIs } from '../saved.ts'
 import { WaitQueue, type Waker } from '../wait_queue.ts'
 import { StandardOutput } from './stdio.ts'
 
@@ -24,6 +25,7 @@ export function newStreams(): SharedArrayBuffer {
 /** One of the process's streams, its lines labelled. */
 export class LabelledOutput implements Descriptor {
   readonly filetype = FILETYPE_UNKNOWN
+  readonly grant = 'console'
   readonly #out: StandardOutput
   readonly #label: Buffer
   readonly #streams: Int32Array
@@ -109,6 +111,8 @@ export class LabelledOutput implements Descriptor {
     this.#waiters.delete(waker)
     this.#out.forget(waker)
   }
+
+  save(number: number): SavedIs { return consoleStream(number) }
 
   /** What was written without an end of line is a line, too. What can't be written yet is when it can be. */
   close(): void {

@@ -10,6 +10,7 @@ import { EAGAIN, EPIPE } from '../../base/errno.ts'
 import { OUTPUT_PIECE_BYTES, OUTPUT_WINDOW_BYTES_MAX } from '../../base/limits.ts'
 import { FILETYPE_UNKNOWN, type Descriptor } from '../descriptor.ts'
 import type { Iovecs } from '../iovecs.ts'
+import { consoleStream, type SavedIs } from '../saved.ts'
 import { WaitQueue, type Waker } from '../wait_queue.ts'
 
 /** Linux's PIPE_BUF. */
@@ -26,6 +27,7 @@ export interface RemotePort {
 /** stdout or stderr. */
 export class RemoteOutput implements Descriptor {
   readonly filetype = FILETYPE_UNKNOWN
+  readonly grant = 'console'
   readonly #port: RemotePort
   readonly #guest: number
   readonly #channel: number
@@ -58,6 +60,7 @@ export class RemoteOutput implements Descriptor {
 
   awaitWritable(waker: Waker): void { (this.#writable ??= new WaitQueue()).add(waker) }
   forget(waker: Waker): void { this.#writable?.delete(waker) }
+  save(number: number): SavedIs { return consoleStream(number) }
   close(): void {}
 
   /** The other side is done with pieces that cost `bytes`, OUTPUT_PIECE_BYTES each included. */
@@ -76,6 +79,7 @@ export class RemoteOutput implements Descriptor {
 /** stdin that stays open until its end comes. */
 export class RemoteInput implements Descriptor {
   readonly filetype = FILETYPE_UNKNOWN
+  readonly grant = 'console'
   readonly #port: RemotePort
   readonly #guest: number
   #chunks: Uint8Array[] | undefined
@@ -102,6 +106,7 @@ export class RemoteInput implements Descriptor {
   pollRead(): number { return this.#size > 0 ? this.#size : this.#ended ? 0 : -EAGAIN }
   awaitReadable(waker: Waker): void { (this.#readable ??= new WaitQueue()).add(waker) }
   forget(waker: Waker): void { this.#readable?.delete(waker) }
+  save(number: number): SavedIs { return consoleStream(number) }
   close(): void {}
 
   /** Gives the guest more to read. The bytes are kept, not copied: who writes sees to it that they are bounded. */
@@ -110,6 +115,13 @@ export class RemoteInput implements Descriptor {
     (this.#chunks ??= []).push(bytes)
     this.#size += bytes.length
     this.#readable?.notify()
+  }
+
+  /** Of a guest that goes on elsewhere: takes back what it hasn't read, and tells whether the end has come. */
+  takeUnread(): { readonly pieces: readonly Uint8Array[]; readonly ended: boolean } {
+    const pieces = this.#chunks?.splice(0) ?? []
+    this.#size = 0
+    return { pieces, ended: this.#ended }
   }
 
   /** No more comes: the guest reads the end. */

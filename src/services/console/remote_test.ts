@@ -101,3 +101,17 @@ test('RemoteInput gives what came in parts as it is read, says so, and then the 
   input.push(Buffer.from('late'))
   assert.deepEqual([woken, input.pollRead(), input.read(ranges(10))], [1, 0, 0])
 })
+
+test('RemoteInput gives back what the guest has not read, so that it can read it elsewhere', () => {
+  const { port, taken } = rig()
+  const input = new RemoteInput(port, 1)
+  assert.deepEqual(input.takeUnread(), { pieces: [], ended: false })
+  input.push(Buffer.from('hello'))
+  input.push(Buffer.from('you'))
+  input.end()
+  input.read(ranges(2))
+  const { pieces, ended } = input.takeUnread()
+  assert.deepEqual([Buffer.concat(pieces).toString(), ended], ['lloyou', true])
+  assert.equal(input.pollRead(), 0)
+  assert.deepEqual(taken, [2], 'nobody is told that it was read')
+})

@@ -13,6 +13,7 @@ import { CONSOLE_READ_BYTES_MAX } from '../../base/limits.ts'
 import { isSupported, POLLIN, POLLOUT, poll1 } from '../../sys/libc.ts'
 import { FILETYPE_CHARACTER_DEVICE, FILETYPE_REGULAR_FILE, FILETYPE_UNKNOWN, type Descriptor } from '../descriptor.ts'
 import type { Iovecs } from '../iovecs.ts'
+import { consoleStream, type SavedIs } from '../saved.ts'
 import { WaitQueue, type Waker } from '../wait_queue.ts'
 
 /** A pipe that polls as writable takes this much without blocking (POSIX PIPE_BUF on Linux). */
@@ -23,6 +24,7 @@ const PENDING_WRITE_BYTES_MAX = 65_536
 
 /** One of the process's standard streams, as a guest's descriptor. */
 class StandardStream {
+  readonly grant = 'console'
   readonly fd: number
   readonly waiters = new WaitQueue()
   #stats: Stats | undefined
@@ -43,6 +45,7 @@ class StandardStream {
 
   #fstat(): Stats { return fstatSync(this.fd) }
   forget(waker: Waker): void { this.waiters.delete(waker) }
+  save(number: number): SavedIs { return consoleStream(number) }
   // The process's own streams outlive the guest.
   close(): void {}
 }

@@ -14,6 +14,7 @@ import { EAGAIN, EEXIST, EINVAL, EIO, EISDIR, ELOOP, ENOENT, ENOTSUP, EPERM, ERO
 import { LINKS_MAX } from '../../base/limits.ts'
 import * as sys from '../../sys/linux_files.ts'
 import { FILETYPE_DIRECTORY, FILETYPE_UNKNOWN, type Descriptor, type Stat } from '../descriptor.ts'
+import type { SavedIs } from '../saved.ts'
 import { filetypeOf, statOf, timesOf, type Times } from './attributes.ts'
 import { File } from './file.ts'
 import { HeldFd } from './held_fd.ts'
@@ -22,6 +23,7 @@ import { SLASH, isDots, refusePath, splitPath, withSlash } from './paths.ts'
 import { Charge, type Quota } from './quota.ts'
 import { openBeneath, type Resolver } from './resolve.ts'
 import { isShared, makePrivate, type Later } from './shared_file.ts'
+import type { VolumeRoot } from './volume_root.ts'
 
 /** How open() opens. Whether that makes sense is checked: a folder can't be written, a trailing slash can't create. */
 export type OpenHow = {
@@ -41,12 +43,15 @@ export type OpenHow = {
 export type Visit = (next: bigint, ino: bigint, filetype: number, name: Uint8Array) => boolean
 
 /** What all folders of a volume share. */
-export type VolumeModes = { readOnly: boolean; resolver: Resolver; names: Names; quota?: Quota | undefined }
+export type VolumeModes = {
+  readOnly: boolean; resolver: Resolver; names: Names; quota?: Quota | undefined; root: VolumeRoot
+}
 
 /** An open folder. */
 export class Directory implements Descriptor {
   readonly filetype = FILETYPE_DIRECTORY
   readonly #fd: number
+  readonly #isRoot: boolean
   readonly #held: HeldFd
   readonly #volume: VolumeModes
   readonly #charge: Charge | undefined
@@ -57,9 +62,14 @@ export class Directory implements Descriptor {
   constructor(fd: number, volume: VolumeModes, charge?: Charge) {
     this.#charge = charge
     this.#fd = fd
-    this.#held = new HeldFd(fd)
+    this.#isRoot = fd === volume.root.fd
+    this.#held = this.#isRoot ? volume.root.held : new HeldFd(fd)
+    if (!this.#isRoot) volume.root.held.hold()
     this.#volume = volume
   }
+
+  get grant(): 'volume' | undefined { return this.#isRoot ? 'volume' : undefined }
+  granted(number: number): void { this.#volume.root.number = number }
 
   /** True if nothing beneath may be changed. */
   get readOnly(): boolean { return this.#volume.readOnly }
@@ -141,8 +151,8 @@ export class Directory implements Descriptor {
   // The last statx was about `fd`.
   #openedFile(fd: number, how: OpenHow): File | number {
     const { append, write } = how
-    const modes = { readable: how.read || !write, writable: write, append, readOnlyVolume: this.readOnly }
-    const { quota } = this.#volume
+    const { quota, root } = this.#volume
+    const modes = { readable: how.read || !write, writable: write, append, readOnlyVolume: this.readOnly, root }
     if (quota === undefined) return new File(fd, modes)
     const slot = quota.open()
     if (slot < 0) {
@@ -297,11 +307,16 @@ export class Directory implements Descriptor {
   /** Resolved when the folder's names are on the disk: 0 or a negated errno. */
   sync(dataOnly: boolean): Promise<number> { return this.#held.sync(dataOnly) }
 
+  save(): SavedIs {
+    return this.#volume.root.save(this.#fd, this.filetype, (place) => ({ kind: 'directory', ...place }))
+  }
+
   close(): void {
-    this.#held.close()
     if (this.#isClosed) return
     this.#isClosed = true
+    this.#held.close()
     this.#charge?.close()
+    if (!this.#isRoot) this.#volume.root.held.release()
   }
 
   #beneath(path: Uint8Array, flags: number, mode: number): number {

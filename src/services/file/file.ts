@@ -16,11 +16,13 @@ import { TRANSFER_BYTES_MAX } from '../../base/limits.ts'
 import * as sys from '../../sys/linux_files.ts'
 import { FILETYPE_REGULAR_FILE, type Descriptor, type Stat } from '../descriptor.ts'
 import type { Iovecs } from '../iovecs.ts'
+import type { SavedIs } from '../saved.ts'
 import { WaitQueue, type Waker } from '../wait_queue.ts'
 import { statOf, timesOf, type Times } from './attributes.ts'
 import { HeldFd } from './held_fd.ts'
 import type { Charge } from './quota.ts'
 import { isShared } from './shared_file.ts'
+import type { VolumeRoot } from './volume_root.ts'
 
 const SEEK_SET = 0
 const SEEK_CUR = 1
@@ -33,6 +35,7 @@ const PAGE_BYTES = 4096
 /** How a file was opened. */
 export type FileModes = {
   readable: boolean; writable: boolean; append: boolean; readOnlyVolume: boolean
+  root: VolumeRoot
   /** Of a volume with a quota. The file closes it. */
   charge?: Charge
 }
@@ -63,6 +66,7 @@ export class File implements Descriptor {
   constructor(fd: number, modes: FileModes) {
     this.#fd = fd
     this.#held = new HeldFd(fd)
+    modes.root.held.hold()
     this.#modes = modes
     this.#charge = modes.charge
     this.#append = modes.append
@@ -283,11 +287,19 @@ export class File implements Descriptor {
   /** Resolved when everything written so far is on the disk: 0 or a negated errno. `dataOnly`: as fdatasync. */
   sync(dataOnly: boolean): Promise<number> { return this.#held.sync(dataOnly) }
 
+  save(): SavedIs {
+    const offset = sys.lseek(this.#fd, 0, SEEK_CUR)
+    const { readable: read, writable: write, root } = this.#modes
+    return root.save(this.#fd, this.filetype, (place) =>
+      ({ kind: 'file', ...place, offset, read, write, append: this.#append }))
+  }
+
   close(): void {
-    this.#held.close()
     if (this.#isClosed) return
     this.#isClosed = true
+    this.#held.close()
     this.#charge?.close()
+    this.#modes.root.held.release()
   }
 }
 

@@ -13,6 +13,7 @@ import { Directory } from './directory.ts'
 import { ChargedNames, PLAIN_NAMES } from './names.ts'
 import { quotaOf } from './quota.ts'
 import { bestResolver, type Resolver } from './resolve.ts'
+import { VolumeRoot } from './volume_root.ts'
 
 /** How a folder is granted. `resolver` is for tests; left out, it is the best that this kernel allows. */
 export type VolumeOptions = {
@@ -26,7 +27,8 @@ export function openVolume(path: string, { readOnly, resolver, quota: shared }: 
   const fd = opened(path, 0)
   const quota = shared === undefined ? undefined : quotaOf(shared)
   const names = quota === undefined ? PLAIN_NAMES : new ChargedNames(quota)
-  return new Directory(fd, { readOnly, resolver: resolver ?? bestResolver(fd), names, quota })
+  const itsResolver = resolver ?? bestResolver(fd)
+  return new Directory(fd, { readOnly, resolver: itsResolver, names, quota, root: new VolumeRoot(fd, itsResolver) })
 }
 
 /**

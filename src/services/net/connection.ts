@@ -229,6 +229,12 @@ export class Connection implements StreamSocket {
     else this.#socket.once('finish', sent).end()
   }
 
+  /** What the guest has ended is brought to its end; anything else would look like the whole to the peer. */
+  leave(): void {
+    if (this.#writeEnded) this.close()
+    else this.reset()
+  }
+
   /** Drops the connection with a reset: for one that the guest never accepted. */
   reset(): void {
     this.#closed = true

@@ -347,3 +347,23 @@ describe('closing', () => {
     assert.ok(performance.now() - start < 1000)
   })
 })
+
+describe('leave()', () => {
+  test('resets a connection on which the guest might have sent more', async (context) => {
+    const [connection, peer] = await pair(context)
+    assert.equal(connection.send(put('half of an ans')), 14)
+    const failed = once(peer, 'error')
+    peer.resume()
+    connection.leave()
+    const [error] = await failed
+    assert.equal(error.code, 'ECONNRESET')
+  })
+
+  test('brings what the guest has ended to its peer in full', async (context) => {
+    const [connection, peer] = await pair(context)
+    connection.send(put('the answer'))
+    connection.shutdown({ read: false, write: true })
+    connection.leave()
+    assert.equal((await drain(peer)).toString(), 'the answer')
+  })
+})

@@ -103,6 +103,11 @@ export class LazyConnection implements StreamSocket {
     this.close()
   }
 
+  leave(): void {
+    this.#socket?.leave?.()
+    this.close()
+  }
+
   reset(): void {
     this.#socket?.reset()
     this.close()

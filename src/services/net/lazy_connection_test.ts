@@ -61,11 +61,13 @@ test('close() of a LazyConnection ends its tries, and closes what comes late', a
   assert.equal(dials, 1)
 })
 
-test('abort() of a LazyConnection breaks what it has', async () => {
-  const [end, other] = linkedEnds()
-  const lazy = new LazyConnection(async () => end)
-  assert.equal(lazy.pollRead(), -EAGAIN)
-  await readable(lazy)
-  lazy.abort()
-  assert.equal(await receive(other), `error ${ECONNRESET}`)
-})
+for (const way of ['abort', 'leave'] as const) {
+  test(`${way}() of a LazyConnection breaks what it has`, async () => {
+    const [end, other] = linkedEnds()
+    const lazy = new LazyConnection(async () => end)
+    assert.equal(lazy.pollRead(), -EAGAIN)
+    await readable(lazy)
+    lazy[way]()
+    assert.equal(await receive(other), `error ${ECONNRESET}`)
+  })
+}

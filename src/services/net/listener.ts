@@ -18,6 +18,7 @@ import { CellarError } from '../../base/errors.ts'
 import { LISTEN_BACKLOG_MAX } from '../../base/limits.ts'
 import { FILETYPE_SOCKET_STREAM } from '../descriptor.ts'
 import type { Stat } from '../descriptor.ts'
+import type { SavedIs } from '../saved.ts'
 import { WaitQueue } from '../wait_queue.ts'
 import type { Waker } from '../wait_queue.ts'
 import { Connection } from './connection.ts'
@@ -65,6 +66,7 @@ export function parseListen(spec: string): { host: string; port: number } {
 /** A socket that accepts connections. */
 export class Listener implements StreamListener {
   readonly filetype = FILETYPE_SOCKET_STREAM
+  readonly grant = 'listener'
   /** What it listens on, such as '127.0.0.1:8080' or '[::1]:80'. */
   readonly address: string
   readonly port: number
@@ -110,6 +112,8 @@ export class Listener implements StreamListener {
   stat(): Stat {
     return { dev: 0n, ino: 0n, filetype: FILETYPE_SOCKET_STREAM, nlink: 1n, size: 0n, atim: 0n, mtim: 0n, ctim: 0n }
   }
+
+  save(number: number): SavedIs { return { kind: 'listener', port: number } }
 
   /** Stops listening and resets whoever waits. Accepted connections live on. */
   close(): void {

@@ -159,6 +159,7 @@ export class PipeEnd implements StreamSocket, Far {
   /** Its guest didn't end by itself. Nothing is broken that has ended in both directions. */
   abort(): void { this.#leave(this.#inbox.unread > 0 || !this.#readEnded || !this.#writeEnded) }
 
+  leave(): void { this.abort() }
   reset(): void { this.#leave(true) }
 
   #leave(breaks: boolean): void {

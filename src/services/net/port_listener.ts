@@ -4,12 +4,14 @@
 import { EAGAIN } from '../../base/errno.ts'
 import { LISTEN_BACKLOG_MAX } from '../../base/limits.ts'
 import { FILETYPE_SOCKET_STREAM, type Stat } from '../descriptor.ts'
+import type { SavedIs } from '../saved.ts'
 import { WaitQueue, type Waker } from '../wait_queue.ts'
 import type { StreamListener, StreamSocket } from './stream_socket.ts'
 
 /** A port on which a guest listens. */
 export class PortListener implements StreamListener {
   readonly filetype = FILETYPE_SOCKET_STREAM
+  readonly grant = 'listener'
   /** Listening sockets of the host. */
   readonly #sockets: readonly StreamListener[]
   readonly #waiting: StreamSocket[] = []
@@ -69,6 +71,8 @@ export class PortListener implements StreamListener {
   stat(): Stat {
     return { dev: 0n, ino: 0n, filetype: FILETYPE_SOCKET_STREAM, nlink: 1n, size: 0n, atim: 0n, mtim: 0n, ctim: 0n }
   }
+
+  save(number: number): SavedIs { return { kind: 'listener', port: number } }
 
   /** Stops listening and resets whoever waits. Accepted connections live on. */
   close(): void {

@@ -48,6 +48,9 @@ export const RIGHTS_DIRECTORY = RIGHTS_FD_DATASYNC | RIGHTS_FD_FDSTAT_SET_FLAGS 
 /** What a console's stream can do. */
 export const RIGHTS_STREAM = RIGHTS_FD_READ | RIGHTS_FD_WRITE | RIGHTS_FD_FDSTAT_SET_FLAGS | RIGHTS_FD_FILESTAT_GET |
   RIGHTS_POLL_FD_READWRITE
+/** What a descriptor of events can do (wasi/cellar/lifecycle.ts). */
+export const RIGHTS_EVENTS = RIGHTS_FD_READ | RIGHTS_FD_FDSTAT_SET_FLAGS | RIGHTS_FD_FILESTAT_GET |
+  RIGHTS_POLL_FD_READWRITE
 /** What a connection can do. */
 export const RIGHTS_SOCKET = RIGHTS_STREAM | RIGHTS_SOCK_SHUTDOWN
 /** What a listening socket can do. */

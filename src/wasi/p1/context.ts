@@ -10,9 +10,11 @@
 // A GuestFault thrown by the memory is answered as EFAULT by the dispatcher.
 
 import type { Clock } from '../../services/clock/clock.ts'
+import { FILETYPE_REGULAR_FILE, type Descriptor } from '../../services/descriptor.ts'
 import type { Entropy } from '../../services/entropy/entropy.ts'
 import type { GuestMemory } from '../../services/guest_memory.ts'
 import type { Iovecs } from '../../services/iovecs.ts'
+import type { Lifecycle } from '../../services/lifecycle/lifecycle.ts'
 import type { Dialer } from '../../services/net/dialer.ts'
 import type { Descriptors } from './descriptors.ts'
 import { OwnTurn } from './own_turn.ts'
@@ -53,6 +55,7 @@ export interface Turn {
 /** What a context is made of. `turn`: its own, unless somebody schedules. */
 export type ContextParts = Pick<Context, 'memory' | 'descriptors' | 'args' | 'env' | 'clock' | 'entropy' | 'iovecs'> & {
   readonly turn?: Turn | undefined; readonly dialer?: Dialer | undefined
+  readonly lifecycle?: Lifecycle | undefined
 }
 
 /** What a cell gives to its hypercalls. */
@@ -69,6 +72,8 @@ export class Context {
   readonly turn: Turn
   /** How the guest reaches others by name; undefined: it is in no network. */
   readonly dialer: Dialer | undefined
+  /** Who the guest is, and what becomes of it; undefined: no host keeps it, and it hasn't asked yet. */
+  lifecycle: Lifecycle | undefined
 
   /** Set before STOP is answered. */
   end: End | undefined
@@ -80,14 +85,19 @@ export class Context {
   stub: string | undefined
 
   /**
-   * What spans the tries of the hypercall in progress, or -1: when it was first tried (poll_oneoff: monotonic ns), how
-   * far it got (random_get: bytes).
+   * What spans the tries of the hypercall in progress, and its capture: when it was first tried, in nanoseconds of the
+   * monotonic clock, or -1.
    */
   since = -1
+  /** Of random_get: the bytes that it has filled. */
+  filled = 0
   #operation: { done: boolean; result: number } | undefined
-  readonly #queues: { forget?(waker: () => void): void }[] = []
+  readonly #queues: Descriptor[] = []
   #callOff: (() => void) | undefined
   #awake = true
+  /** As deadlineNs: of the wait that is on, and of the one that was interrupted last. */
+  #dueNs: number | undefined = 0
+  #interruptedDueNs: number | undefined = 0
   /** How often the vCPU was parked. */
   waits = 0
 
@@ -102,9 +112,22 @@ export class Context {
     this.turn.wake()
   }
 
+  /** Has a vCPU that may be parked leave its wait, to be captured. `deadlineNs` goes on telling what it was for. */
+  interrupt(): void {
+    this.#interruptedDueNs = this.#awake ? 0 : this.#dueNs
+    this.wake()
+  }
+
+  /**
+   * When a cell that is captured now has something to do again, in nanoseconds of its monotonic clock; 0: at once.
+   * undefined: it waits for what others do, for as long as that takes.
+   */
+  get deadlineNs(): number | undefined { return this.#awake ? this.#interruptedDueNs : this.#dueNs }
+
   constructor(parts: ContextParts) {
     this.turn = parts.turn ?? new OwnTurn()
     this.dialer = parts.dialer
+    this.lifecycle = parts.lifecycle
     this.memory = parts.memory
     this.descriptors = parts.descriptors
     this.args = parts.args
@@ -115,26 +138,27 @@ export class Context {
   }
 
   /** Waits until `descriptor` may be read. Answer the result: `return context.awaitReadable(d)`. */
-  awaitReadable(descriptor: { awaitReadable?(waker: () => void): void; forget?(waker: () =>
-    void): void }): typeof WAIT {
-    this.#awake = false
+  awaitReadable(descriptor: Descriptor): typeof WAIT {
+    this.#begin(isDue(descriptor) ? 0 : undefined)
     this.#queues.push(descriptor)
     descriptor.awaitReadable?.(this.wake)
     return WAIT
   }
 
   /** Waits until `descriptor` may be written. */
-  awaitWritable(descriptor: { awaitWritable?(waker: () => void): void; forget?(waker: () =>
-    void): void }): typeof WAIT {
-    this.#awake = false
+  awaitWritable(descriptor: Descriptor): typeof WAIT {
+    this.#begin(isDue(descriptor) ? 0 : undefined)
     this.#queues.push(descriptor)
     descriptor.awaitWritable?.(this.wake)
     return WAIT
   }
 
-  /** Waits for at most `ns` nanoseconds; may be combined with the others: the first to come wakes. */
-  awaitTimer(ns: number): typeof WAIT {
-    this.#awake = false
+  /**
+   * Waits for at most `ns` nanoseconds; may be combined with the others: the first to come wakes. `dueNs`: what it is
+   * for by the guest's monotonic clock, 0 for a time that has come.
+   */
+  awaitTimer(ns: number, dueNs = 0): typeof WAIT {
+    this.#begin(dueNs)
     this.#callOff = this.turn.after(ns, this.wake)
     return WAIT
   }
@@ -142,11 +166,12 @@ export class Context {
   /**
    * For work that is done elsewhere (a flush on the thread pool): the first try starts it and waits, the try after it
    * is done gives its result, an errno.
+   * `isDue`: it is done soon. Default, and false for what others do when they like.
    */
-  awaitOperation(start: () => Promise<number>): number {
+  awaitOperation(start: () => Promise<number>, { isDue = true }: { isDue?: boolean } = {}): number {
     const operation = this.#operation
     if (operation === undefined) {
-      this.#awake = false
+      this.#begin(isDue ? 0 : undefined)
       const started = { done: false, result: 0 }
       this.#operation = started
       void start().then((result) => {
@@ -157,11 +182,22 @@ export class Context {
       return WAIT
     }
     if (!operation.done) {
-      this.#awake = false
+      this.#begin(isDue ? 0 : undefined)
       return WAIT
     }
     this.#operation = undefined
     return operation.result
+  }
+
+  // Waits for one thing more, which happens by itself at `dueNs`, or because of others.
+  #begin(dueNs: number | undefined): void {
+    if (this.#awake) {
+      this.#dueNs = dueNs
+      this.#interruptedDueNs = 0
+    } else if (dueNs !== undefined) {
+      this.#dueNs = Math.min(dueNs, this.#dueNs ?? Infinity)
+    }
+    this.#awake = false
   }
 
   /** True in a try of a hypercall that has begun an operation whose result wasn't taken yet. */
@@ -189,4 +225,9 @@ export class Context {
     this.#awake = false
     this.wake()
   }
+}
+
+// Of a disk, that it answers isn't up to others; and what a snapshot loses, the guest is to learn at once.
+function isDue({ filetype, save }: Descriptor): boolean {
+  return filetype === FILETYPE_REGULAR_FILE || save === undefined
 }

@@ -3,9 +3,10 @@
 // Numbers are given lowest first, as POSIX does. `lowestFree` is a lower bound of the lowest free number, so that a
 // server that accepts thousands of connections doesn't search the table from its start.
 
+import { assert } from '../../base/assert.ts'
 import { EBADF, EMFILE, ENOTCAPABLE } from '../../base/errno.ts'
 import { DESCRIPTORS_MAX } from '../../base/limits.ts'
-import type { Descriptor } from '../../services/descriptor.ts'
+import type { Descriptor, GrantKind } from '../../services/descriptor.ts'
 
 /** One descriptor number of a cell. */
 export type Entry = {
@@ -16,13 +17,17 @@ export type Entry = {
   /** FDFLAGS_* */
   flags: number
   /** The name that the guest sees of a granted folder. */
-  readonly preopen?: Uint8Array
+  readonly preopen?: Uint8Array | undefined
+  /** Of what was granted: which one of its kind. */
+  grant?: number
 }
 
 /** The descriptor numbers of one cell. */
 export class Descriptors {
   readonly #entries: (Entry | undefined)[] = []
   #lowestFree = 0
+  #isClosed = false
+  readonly #granted: Record<GrantKind, number> = { console: 0, volume: 0, listener: 0 }
 
   /** The entry of number `fd`, or undefined: EBADF. */
   get(fd: number): Entry | undefined { return this.#entries[fd >>> 0] }
@@ -33,16 +38,40 @@ export class Descriptors {
     return this.#lowestFree >= DESCRIPTORS_MAX
   }
 
-  /** Gives `entry` the lowest free number. -EMFILE when the cell has DESCRIPTORS_MAX; the descriptor is then closed. */
+  /**
+   * Gives `entry` the lowest free number. -EMFILE when the cell has DESCRIPTORS_MAX, or is gone while what it has asked
+   * for is being made; the descriptor is then closed.
+   */
   add(entry: Entry): number {
-    if (this.full) {
+    if (this.#isClosed || this.full) {
       entry.descriptor.close()
       return -EMFILE
     }
     const fd = this.#lowestFree
     this.#entries[fd] = entry
     this.#lowestFree = fd + 1
+    const { descriptor } = entry
+    if (descriptor.grant !== undefined) {
+      entry.grant = this.#granted[descriptor.grant]++
+      descriptor.granted?.(entry.grant)
+    }
     return fd
+  }
+
+  /** Gives `entry` the number that it had in a snapshot, below DESCRIPTORS_MAX and free; `entry.grant` stays. */
+  put(fd: number, entry: Entry): void {
+    assert(fd >= 0 && fd < DESCRIPTORS_MAX && this.#entries[fd] === undefined, 'the number is free', fd)
+    // Without holes the numbers stay an array to V8.
+    while (this.#entries.length < fd) this.#entries.push(undefined)
+    this.#entries[fd] = entry
+  }
+
+  /** Those that are open, by number. */
+  * all(): Generator<[fd: number, entry: Entry]> {
+    for (let fd = 0; fd < this.#entries.length; fd++) {
+      const entry = this.#entries[fd]
+      if (entry !== undefined) yield [fd, entry]
+    }
   }
 
   /** Closes number `fd`: 0 or -EBADF. */
@@ -70,12 +99,23 @@ export class Descriptors {
 
   /** Closes everything: the cell has ended, or was `aborted`. */
   closeAll(aborted = false): void {
+    this.#closeAll((descriptor) => { if (aborted) descriptor.abort?.() })
+  }
+
+  /** Closes everything: the cell goes on elsewhere, with what was saved. */
+  leaveAll(): void {
+    this.#closeAll((descriptor) => { descriptor.leave?.() })
+  }
+
+  #closeAll(before: (descriptor: Descriptor) => void): void {
     for (const entry of this.#entries) {
-      if (aborted) entry?.descriptor.abort?.()
-      entry?.descriptor.close()
+      if (entry === undefined) continue
+      before(entry.descriptor)
+      entry.descriptor.close()
     }
     this.#entries.length = 0
     this.#lowestFree = 0
+    this.#isClosed = true
   }
 }
 

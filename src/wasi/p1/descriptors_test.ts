@@ -5,7 +5,7 @@ import { test } from 'node:test'
 import fc from 'fast-check'
 import { EBADF, EMFILE, ENOTCAPABLE } from '../../base/errno.ts'
 import { DESCRIPTORS_MAX } from '../../base/limits.ts'
-import { FILETYPE_UNKNOWN } from '../../services/descriptor.ts'
+import { FILETYPE_UNKNOWN, type GrantKind } from '../../services/descriptor.ts'
 import { Descriptors, lacks, type Entry } from './descriptors.ts'
 
 type Counted = Entry & { closed: number }
@@ -74,7 +74,6 @@ test('closeAll closes everything that is open, once', () => {
   descriptors.closeAll()
   assert.deepEqual(entries.map(({ closed }) => closed), [1, 1, 1])
   assert.equal(descriptors.get(0), undefined)
-  assert.equal(descriptors.add(entry()), 0)
 })
 
 test('any run of calls gives the numbers that POSIX would', () => {
@@ -111,4 +110,53 @@ test('lacks tells EBADF for no descriptor and ENOTCAPABLE unless all rights are 
   assert.equal(lacks(entry(0b110), 0), 0)
   assert.equal(lacks(entry(0b110), 0b111), ENOTCAPABLE)
   assert.equal(lacks(entry(0), 1), ENOTCAPABLE)
+})
+
+test('put gives the number that is asked for, and the lowest free one comes next all the same', () => {
+  const descriptors = new Descriptors()
+  const [high, low] = [entry(), entry()]
+  descriptors.put(DESCRIPTORS_MAX - 1, high)
+  descriptors.put(1, low)
+  assert.deepEqual([...descriptors.all()], [[1, low], [DESCRIPTORS_MAX - 1, high]])
+  assert.deepEqual([descriptors.add(entry()), descriptors.add(entry())], [0, 2])
+  for (const fd of [1, DESCRIPTORS_MAX, -1]) assert.throws(() => descriptors.put(fd, entry()), /Bug in Cellar/)
+  descriptors.closeAll()
+  assert.deepEqual([high.closed, low.closed], [1, 1])
+})
+
+test('what is granted is numbered by kind in the order in which it is given, also after others were closed', () => {
+  const descriptors = new Descriptors()
+  const told: [string, number][] = []
+  const granted = (grant: GrantKind): Entry => {
+    const close = (): void => {}
+    const descriptor = { filetype: FILETYPE_UNKNOWN, grant, granted: (n: number) => { told.push([grant, n]) }, close }
+    return { descriptor, rightsBase: 0, rightsInheriting: 0, flags: 0 }
+  }
+  const entries = [granted('console'), granted('volume'), granted('console'), granted('listener'), granted('volume')]
+  for (const one of entries) descriptors.close(descriptors.add(one))
+  assert.deepEqual(entries.map(({ grant }) => grant), [0, 0, 1, 0, 1])
+  assert.deepEqual(told, [['console', 0], ['volume', 0], ['console', 1], ['listener', 0], ['volume', 1]])
+})
+
+test('what is ready only after the cell has gone is closed', () => {
+  const descriptors = new Descriptors()
+  descriptors.add(entry())
+  descriptors.closeAll()
+  const late = entry()
+  assert.equal(descriptors.add(late), -EMFILE)
+  assert.equal(late.closed, 1)
+})
+
+test('of a guest that goes on elsewhere connections are cut, and everything is closed', () => {
+  const heard: string[] = []
+  const descriptors = new Descriptors()
+  for (const kind of ['connection', 'file']) {
+    const note = (what: string) => (): void => { heard.push(`${kind} ${what}`) }
+    const leave = kind === 'connection' ? { abort: note('abort'), leave: note('leave') } : {}
+    descriptors.add({ descriptor: { filetype: FILETYPE_UNKNOWN, close: note('close'), ...leave }, rightsBase: 0,
+      rightsInheriting: 0, flags: 0 })
+  }
+  descriptors.leaveAll()
+  assert.deepEqual(heard, ['connection leave', 'connection close', 'file close'])
+  assert.equal(descriptors.get(0), undefined)
 })

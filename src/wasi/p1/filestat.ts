@@ -32,7 +32,7 @@ export function fd_filestat_set_size(context: Context, fd: number, lo: number, h
   const entry = context.descriptors.get(fd)
   const lacking = lacks(entry, abi.RIGHTS_FD_FILESTAT_SET_SIZE)
   if (lacking !== 0) return lacking
-  if (!(entry!.descriptor instanceof File)) return EINVAL
+  if (!(entry!.descriptor instanceof File)) return entry!.descriptor.lost ?? EINVAL
   // As the kernel: a size beyond 2^63 is negative to it, one beyond what a number holds is beyond any file.
   if (hi < 0) return EINVAL
   const size = hi * 4294967296 + (lo >>> 0)
@@ -50,7 +50,7 @@ export function fd_filestat_set_times(
   const times = readTimes(atimLo, atimHi, mtimLo, mtimHi, flags)
   if (typeof times === 'number') return times
   const { descriptor } = entry
-  if (!(descriptor instanceof File || descriptor instanceof Directory)) return ENOTSUP
+  if (!(descriptor instanceof File || descriptor instanceof Directory)) return descriptor.lost ?? ENOTSUP
   return 0 - descriptor.setTimes(times)
 }
 

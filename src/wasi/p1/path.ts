@@ -195,7 +195,7 @@ function orCopy(context: Context, folder: Directory, result: number): number {
 function folderOf(context: Context, fd: number, rights: number): Directory | number {
   const entry = context.descriptors.get(fd)
   if (entry === undefined) return EBADF
-  if (!(entry.descriptor instanceof Directory)) return ENOTDIR
+  if (!(entry.descriptor instanceof Directory)) return entry.descriptor.lost ?? ENOTDIR
   return (entry.rightsBase & rights) === rights ? entry.descriptor : ENOTCAPABLE
 }
 

@@ -53,7 +53,7 @@ export function poll_oneoff(context: Context, input: number, output: number, cou
   }
   if (found.count === 0) {
     awaitAll(context, start, subscriptions)
-    if (found.nearest < Infinity) context.awaitTimer(found.nearest)
+    if (found.nearest < Infinity) context.awaitTimer(found.nearest, now + found.due)
     return WAIT
   }
   if (first && found.unready > 0 && found.count === found.clocks) return context.awaitTimer(0)
@@ -70,7 +70,8 @@ const found = {
   clocks: 0,
   /** Descriptors that would have to be waited for. */
   unready: 0,
-  /** Nanoseconds until the first clock rings. */
+  /** Nanoseconds until the first clock rings, and until it is to be looked at. */
+  due: Infinity,
   nearest: Infinity,
   // Per event.
   userdataLow: new Uint32Array(64),
@@ -87,6 +88,7 @@ function scan(context: Context, start: number, subscriptions: number, now: numbe
   found.count = 0
   found.clocks = 0
   found.unready = 0
+  found.due = Infinity
   found.nearest = Infinity
   const end = start + subscriptions * SUBSCRIPTION_BYTES
   for (let at = start; at < end; at += SUBSCRIPTION_BYTES) {
@@ -118,9 +120,9 @@ function scanClock(context: Context, view: DataView, at: number, now: number): v
   }
   const absolute = (flags & SUBCLOCKFLAGS_SUBSCRIPTION_CLOCK_ABSTIME) !== 0
   let left: number
-  if (absolute && id === CLOCKID_REALTIME) {
-    // The wall clock may be set while we wait, so that it is looked at every second.
-    left = Math.min(untilRealtime(context.clock, view.getBigUint64(at + 24, true)), 1e9)
+  const isRealtime = absolute && id === CLOCKID_REALTIME
+  if (isRealtime) {
+    left = untilRealtime(context.clock, view.getBigUint64(at + 24, true))
   } else {
     const timeout = view.getUint32(at + 28, true) * 4294967296 + view.getUint32(at + 24, true)
     left = absolute ? timeout - now : timeout - (now - context.since)
@@ -130,7 +132,9 @@ function scanClock(context: Context, view: DataView, at: number, now: number): v
     add(view, at, EVENTTYPE_CLOCK, 0, false)
     left = 0
   }
-  found.nearest = Math.min(found.nearest, left)
+  found.due = Math.min(found.due, left)
+  // The wall clock may be set while we wait, so that it is looked at every second.
+  found.nearest = Math.min(found.nearest, isRealtime ? Math.min(left, 1e9) : left)
 }
 
 // BigInt: today's nanoseconds since 1970 don't fit into a number.

@@ -92,9 +92,9 @@ class Rig {
     const rest = { args: [], env: [], iovecs: new Iovecs(), entropy: { fill: () => {} } }
     this.context = new Context({ memory, descriptors, clock, ...rest } as never)
     const awaitTimer = this.context.awaitTimer.bind(this.context)
-    this.context.awaitTimer = (ns) => {
+    this.context.awaitTimer = (ns, dueNs) => {
       this.slept.push(ns)
-      return awaitTimer(options.realTimers === true ? ns : 3600e9)
+      return awaitTimer(options.realTimers === true ? ns : 3600e9, dueNs)
     }
   }
 

@@ -37,6 +37,21 @@ test('random_get gives the others a turn after each ENTROPY_BYTES_MAX, and fills
   assert.deepEqual([memory.u8(6), memory.u8(7), memory.u8(7 + length - 1), memory.u8(7 + length)], [0, 1, 3, 0])
 })
 
+test('random_get of a guest that was captured half-way fills all anew: two copies of it have nothing in common', () => {
+  const length = ENTROPY_BYTES_MAX + 5
+  const first = new GuestMemory(new WebAssembly.Memory({ initial: 4 }))
+  const captured = contextOf({ entropy: counting(), memory: first })
+  assert.equal(random_get(captured, 7, length), WAIT)
+  const memory = new GuestMemory(new WebAssembly.Memory({ initial: 4 }))
+  memory.bytes.set(first.bytes)
+  const entropy = counting()
+  entropy.asked.push(0, 0, 0)
+  const restored = contextOf({ entropy, memory })
+  restored.since = captured.since
+  assert.equal(random_get(restored, 7, length), WAIT)
+  assert.equal(memory.u8(7), 4)
+})
+
 test('random_get of nothing asks for nothing, also at the end of memory', () => {
   const entropy = counting()
   assert.equal(random_get(contextOf({ entropy }), MEMORY_BYTES, 0), ESUCCESS)

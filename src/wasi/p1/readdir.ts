@@ -22,7 +22,7 @@ export function fd_readdir(
   const lacking = lacks(entry, abi.RIGHTS_FD_READDIR)
   if (lacking !== 0) return lacking
   const { descriptor } = entry!
-  if (!(descriptor instanceof Directory)) return ENOTDIR
+  if (!(descriptor instanceof Directory)) return descriptor.lost ?? ENOTDIR
   const buffer = context.memory.at(pointer, length)
   const usedAt = context.memory.check(out, 4)
   const cookie = (BigInt(cookieHi >>> 0) << 32n) | BigInt(cookieLo >>> 0)

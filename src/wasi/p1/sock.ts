@@ -123,6 +123,7 @@ function receiveAll(context: Context, connection: StreamSocket, peek: boolean): 
 function refuses(entry: Entry | undefined, rights: number): number {
   if (entry === undefined) return EBADF
   if (entry.descriptor.filetype !== FILETYPE_SOCKET_STREAM) return ENOTSOCK
+  if (entry.descriptor.lost !== undefined) return entry.descriptor.lost
   if (isListener(entry.descriptor) && rights !== RIGHTS_SOCK_ACCEPT) return ENOTCONN
   if (isConnection(entry.descriptor) && rights === RIGHTS_SOCK_ACCEPT) return EINVAL
   return (entry.rightsBase & rights) === rights ? ESUCCESS : ENOTCAPABLE

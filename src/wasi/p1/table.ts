@@ -11,8 +11,9 @@ export type Signature = {
   readonly module: 'wasi_snapshot_preview1' | 'cellar'
   readonly params: readonly ('i32' | 'i64')[]
   readonly result: 'i32' | null
-  /** The file that implements it: of wasi/p1, or of wasi/cellar ('net'). */
-  readonly file: 'args' | 'clock' | 'fd' | 'filestat' | 'net' | 'path' | 'poll' | 'proc' | 'random' | 'readdir' | 'sock'
+  /** The file that implements it: of wasi/p1, or of wasi/cellar ('lifecycle', 'net'). */
+  readonly file: 'args' | 'clock' | 'fd' | 'filestat' | 'lifecycle' | 'net' | 'path' | 'poll' | 'proc' | 'random' |
+    'readdir' | 'sock'
   /** now: answers at once. wait: may park the vCPU. end: may end the guest. */
   readonly answers: 'now' | 'wait' | 'end'
   readonly support: 'full' | 'partial' | 'none'

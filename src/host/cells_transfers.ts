@@ -1,0 +1,151 @@
+// host/cells_transfers.ts: snapshots on their way between a cell process and its host: bytes of streams.
+//
+// The folder of snapshots is the project's own, and so is what reads and writes it: the host only carries the bytes, to
+// and from other hosts and registries. What comes is checked by the store; what goes is checked by who gets it.
+// Streams are the host's to number, and end with its connection. Elsewhere: the host's end (transfers.ts), what the
+// bytes are (snapshot/store.ts).
+
+import { CellarError } from '../base/errors.ts'
+import type { SnapshotStore } from '../snapshot/store.ts'
+import type { HostLine } from './host_line.ts'
+import type { Modules } from './modules.ts'
+import { OutStream } from './out_stream.ts'
+import { STDOUT, type FromProcess, type ToProcess } from './protocol.ts'
+
+type Transmit = Extract<ToProcess, { readonly transmit: string }>
+type Receive = Extract<ToProcess, { readonly receive: number }>
+type Answer = Omit<Extract<FromProcess, { readonly transferred: number }>, 'transferred'>
+
+/** What a process's transfers use. */
+export type TransferParts = {
+  readonly line: HostLine; readonly store: SnapshotStore; readonly modules: Modules
+  /** Something of ours is broken. */
+  die(error: unknown): void
+}
+
+/** All transfers of a process. */
+export class CellTransfers {
+  readonly #parts: TransferParts
+  readonly #going = new Map<number, OutStream>()
+  readonly #coming = new Map<number, Inflow>()
+
+  constructor(parts: TransferParts) {
+    this.#parts = parts
+  }
+
+  /** Gives a snapshot to the host. */
+  transmit({ transmit, request, stream, chunks, without }: Transmit): void {
+    const out = new OutStream(this.#parts.line, stream, () => this.#going.delete(stream))
+    this.#going.set(stream, out)
+    void this.#answer(request, async () => {
+      for await (const bytes of this.#parts.store.send(transmit, this.#wanted(transmit, chunks, without))) {
+        if (!this.#going.has(stream)) break
+        await new Promise<void>((done) => out.write(STDOUT, bytes, done))
+      }
+      return {}
+    }, () => out.end())
+  }
+
+  /** Takes one from the host. */
+  receive({ receive: request, stream, durable, warm }: Receive): void {
+    const { line, store } = this.#parts
+    const flow = new Inflow((bytes) => line.send({ credit: stream, bytes }))
+    this.#coming.set(stream, flow)
+    if (warm !== undefined) this.#warm(warm)
+    void this.#answer(request, async () => {
+      const { digest, missing } = await store.receive(flow, { durable })
+      return { snapshot: digest, missing }
+    }, () => {
+      this.#coming.delete(stream)
+      line.send({ eof: stream })
+    })
+  }
+
+  /** Bytes of a stream, or its end (null): true if it is one of ours. */
+  input(stream: number, bytes: Buffer | null): boolean {
+    const flow = this.#coming.get(stream)
+    flow?.push(bytes)
+    return flow !== undefined || this.#going.has(stream)
+  }
+
+  /** The host takes so much more of a stream, or nobody is there for it any more: true if it is one of ours. */
+  credit(stream: number, bytes: number): boolean {
+    this.#going.get(stream)?.credit(bytes)
+    return this.#going.has(stream)
+  }
+
+  detach(stream: number): boolean {
+    const out = this.#going.get(stream)
+    this.#going.delete(stream)
+    out?.cut(false)
+    const flow = this.#coming.get(stream)
+    flow?.cut()
+    return out !== undefined || flow !== undefined
+  }
+
+  /** The host is gone. */
+  detachAll(): void {
+    for (const stream of [...this.#going.keys(), ...this.#coming.keys()]) this.detach(stream)
+  }
+
+  // Chunks of the snapshot: those that somebody asks for (a stranger may ask for others'), or another doesn't have.
+  #wanted(snapshot: string, chunks: readonly string[] | undefined, without: string | undefined): string[] {
+    const { store } = this.#parts
+    const all = (digest: string): Set<string> => new Set(store.inspect(digest).chunks.map(({ hash }) => hash))
+    if (chunks !== undefined) return [...all(snapshot).intersection(new Set(chunks))]
+    return [...without === undefined ? all(snapshot) : all(snapshot).difference(all(without))]
+  }
+
+  // So that its start finds it compiled. Whether that succeeds is the start's to tell.
+  #warm(rules: NonNullable<Receive['warm']>): void {
+    const { modules } = this.#parts
+    try {
+      const held = modules.hold(rules)
+      if (held instanceof Promise) held.then((one) => modules.release(one), () => {})
+      else modules.release(held)
+    } catch (error) {
+      if (!(error instanceof CellarError)) throw error
+    }
+  }
+
+  async #answer(request: number, work: () => Promise<Answer>, end: () => void): Promise<void> {
+    let answer: Answer
+    try {
+      answer = await work()
+    } catch (error) {
+      if (!(error instanceof CellarError)) return this.#parts.die(error)
+      answer = { error: { code: error.code, values: error.values } }
+    }
+    this.#parts.line.send({ transferred: request, ...answer })
+    end()
+  }
+}
+
+/** Bytes from the host, to be read in order; what was read is granted anew. The stream's window bounds what waits. */
+class Inflow implements AsyncIterable<Uint8Array> {
+  readonly #grant: (bytes: number) => void
+  #pieces: (Buffer | null)[] = []
+  #wake: () => void = () => {}
+
+  constructor(grant: (bytes: number) => void) {
+    this.#grant = grant
+  }
+
+  push(bytes: Buffer | null): void {
+    // A copy: it may share memory with others' bytes, which would be kept by it.
+    this.#pieces.push(bytes === null ? null : Buffer.from(bytes))
+    this.#wake()
+  }
+
+  cut(): void { this.push(null) }
+
+  async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
+    for (;;) {
+      while (this.#pieces.length === 0) await new Promise<void>((wake) => { this.#wake = wake })
+      const piece = this.#pieces.shift()!
+      if (piece === null) return
+      yield piece
+      this.#grant(piece.length)
+    }
+  }
+}

@@ -1,0 +1,32 @@
+// host/permissions.ts: what an actor may not have of the host itself: its folders, its own network, low ports.
+
+import { CellarError } from '../base/errors.ts'
+import { inwardRule } from './egress.ts'
+import type { Actor } from './operator.ts'
+import { parsePort, type GuestSpec } from './spec.ts'
+
+/** Throws FORBIDDEN for a folder of this machine, which is read and written as the host's user. */
+export function checkFolder(reference: string, { name, scope }: Actor): void {
+  if (!reference.startsWith('oci:') || scope === 'admin') return
+  throw new CellarError('FORBIDDEN', [name, 'use folders of the host'])
+}
+
+type Reach = Pick<GuestSpec, 'egress' | 'ports'>
+
+/**
+ * Throws FORBIDDEN. Who is limited to a project reaches by its guests what the host reaches of the world, not of its
+ * own network, and publishes no port that is the administrator's: unless somebody who isn't limited has given that to
+ * the project.
+ */
+export function checkLimited({ egress, ports }: Reach, given: Reach | undefined, { name, project }: Actor): void {
+  if (project === undefined) return
+  const inward = inwardRule(egress.filter((rule) => given?.egress.includes(rule) !== true))
+  if (inward !== undefined) throw new CellarError('FORBIDDEN', [name, `open "${inward}": it is not all public`])
+  const low = ports.find((text) => {
+    const { port = 0 } = parsePort(text) ?? {}
+    return port !== 0 && port < PORT_FREE_MIN && given?.ports.includes(text) !== true
+  })
+  if (low !== undefined) throw new CellarError('FORBIDDEN', [name, `publish "${low}": ports below 1024 are reserved`])
+}
+
+const PORT_FREE_MIN = 1024

@@ -1,0 +1,287 @@
+// translate/continuation_body.ts: the rest of a function from a site on, as a function of its own.
+//
+// Blocks around the site are entered anew, without what comes before the site: a block or an arm of an if begins where
+// the site is. A loop's first round is what is left of it, and then the loop as a whole follows, from its beginning:
+//
+//   loop $l              block $exit
+//     before               block $l            ;; "once more" leaves the first round …
+//     <site>     →           <site> after  br $exit
+//     after                end
+//   end                    loop $l before … after end   ;; … and begins the loop
+//                        end
+//
+// So the code that runs for long after going on is the guest's code, unchanged. Labels beyond $exit are one higher.
+// What a site keeps of the operand stack is put back block by block. A site at a loop's beginning goes on there.
+
+import type { BodyReader } from '../wasm/body.ts'
+import type { BodyWriter } from '../wasm/body_writer.ts'
+import { OPCODE_END, opcodeOf } from '../wasm/opcodes.ts'
+import { Reader } from '../wasm/reader.ts'
+import { SITE_CALL, SITE_LOOP, type FramePlan, type Site } from './frame_plan.ts'
+import type { ModuleTypes, Signature } from './module_types.ts'
+import { writeCheck, writeTee, type SiteParts } from './site_code.ts'
+
+/** What the code is written for. */
+export type ContinuationParts = SiteParts & {
+  /** The continuation module's index of a function of the guest's module. */
+  function(index: number): number
+  /** Bytes of the type of a block without parameters. */
+  blockType(results: readonly number[]): readonly number[]
+  /** Code that calls the continuation of the next frame, whose function has these results. */
+  dispatch(results: readonly number[]): readonly number[]
+}
+
+/** A block around the site. Offsets are of bytes: of its first instruction, where its arm ends, of its `end`. */
+type Block = {
+  readonly opcode: number; readonly at: number; readonly signature: Signature
+  isHandler: boolean; armEnd: number; endAt: number
+}
+
+/** Writes the rest of a function. */
+export class ContinuationBody {
+  readonly #reader: BodyReader
+  readonly #out: BodyWriter
+  readonly #parts: ContinuationParts
+  readonly #plan: FramePlan
+  readonly #index: number
+  readonly #path: Block[] = []
+  #functionEnd = 0
+
+  /** `reader` has the body of function `index` open. */
+  constructor(reader: BodyReader, out: BodyWriter, parts: ContinuationParts, plan: FramePlan, index: number) {
+    this.#reader = reader
+    this.#out = out
+    this.#parts = parts
+    this.#plan = plan
+    this.#index = index
+  }
+
+  /** Writes what follows the site, up to the function's `end`. The kept locals have their values. */
+  write(number: number, here: boolean): void {
+    const site = this.#plan.sites[number]!
+    this.#findPath(site)
+    this.#level(-1, site, number, here)
+  }
+
+  // ---- the blocks around the site
+
+  #findPath(site: Site): void {
+    const reader = this.#reader
+    const open: Block[] = []
+    let path: Block[] | undefined
+    this.#path.length = 0
+    reader.seek(reader.codeStart)
+    while (reader.next()) {
+      const { opcode, at } = reader
+      if (path === undefined && at >= site.at) path = [...open]
+      if (BEGINS[opcode] === 1) {
+        open.push({ opcode, at, signature: this.#parts.types.ofBlock(reader.slots[0]!, reader.slots[1]!),
+          isHandler: false, armEnd: 0, endAt: 0 })
+      } else if (opcode === ELSE || opcode === CATCH || opcode === CATCH_ALL) {
+        const block = open.at(-1)!
+        if (path === undefined) block.isHandler = opcode !== ELSE
+        else if (block.armEnd === 0) block.armEnd = at
+      } else if (opcode === END || opcode === DELEGATE) {
+        const block = open.pop()
+        if (block === undefined) {
+          this.#functionEnd = reader.end
+          break
+        }
+        block.endAt = at
+        if (block.armEnd === 0) block.armEnd = at
+      }
+    }
+    this.#path.push(...path ?? [])
+  }
+
+  // Level -1 is the function; level i the i-th block of the path.
+  #level(level: number, site: Site, number: number, here: boolean): void {
+    const block = this.#path[level]
+    if (block !== undefined) this.#begin(block, level)
+    const isLast = level === this.#path.length - 1
+    const bases = site.bases
+    const from = bases[level + 1]!
+    for (let i = from; i < (isLast ? site.height : bases[level + 2]!); i++) this.#get(site.operands[i]!)
+    let start: number
+    let depth = 0
+    if (isLast) start = this.#enterSite(site, number, here)
+    else {
+      this.#level(level + 1, site, number, here)
+      start = this.#path[level + 1]!.endAt
+      depth = 1
+    }
+    this.#rest(block, level, start, depth)
+  }
+
+  #begin({ opcode, signature, isHandler, at }: Block, level: number): void {
+    const out = this.#out
+    const type = this.#parts.blockType(signature.results)
+    if (opcode === LOOP) {
+      out.byte(BLOCK)
+      out.append(type)
+      out.byte(BLOCK)
+      out.append(this.#parts.blockType(signature.params))
+    } else if (opcode === TRY_TABLE) {
+      const reader = this.#reader
+      reader.seek(at)
+      reader.next()
+      out.byte(TRY_TABLE)
+      out.append(type)
+      this.#catches(level - 1, 0, 0)
+    } else {
+      out.byte(opcode === TRY && !isHandler ? TRY : BLOCK)
+      out.append(type)
+    }
+  }
+
+  // The kept values are those of before the call, or of after it.
+  #enterSite(site: Site, number: number, here: boolean): number {
+    if (site.kind === SITE_LOOP) return site.at
+    if (site.kind !== SITE_CALL) return site.after
+    if (here) for (const local of site.results) this.#get(local)
+    else {
+      this.#out.append(this.#parts.dispatch(site.resultTypes))
+      if (site.results.length > 0) writeTee(this.#out, { locals: site.results })
+      writeCheck(this.#out, this.#parts, this.#plan, this.#index, number, () => {})
+    }
+    return site.after
+  }
+
+  #rest(block: Block | undefined, level: number, start: number, depth: number): void {
+    if (block === undefined) return this.#range(start, this.#functionEnd, level, depth, 0)
+    const isTryBody = block.opcode === TRY && !block.isHandler
+    this.#range(start, isTryBody ? block.endAt : block.armEnd, level, depth, 0)
+    if (block.opcode !== LOOP) return
+    const out = this.#out
+    out.append([BR, 1, END])
+    this.#range(block.at, block.endAt, level - 1, 0, 1)
+    out.byte(END)
+  }
+
+  #get(local: number): void {
+    this.#out.byte(LOCAL_GET)
+    this.#out.u32(local)
+  }
+
+  // ---- code of the guest's
+
+  /**
+   * Writes the code in [from, to) as code of `level`, in `depth` blocks that begin elsewhere; `more` labels were put
+   * between it and the level.
+   */
+  #range(from: number, to: number, level: number, depth: number, more: number): void {
+    const reader = this.#reader
+    const { sites, tees, replacements } = this.#plan
+    let tee = tees.findIndex(({ after }) => after > from)
+    let site = sites.findIndex(({ after }) => after > from)
+    let replacement = replacements.findIndex(({ at }) => at >= from)
+    if (tee < 0) tee = tees.length
+    if (site < 0) site = sites.length
+    if (replacement < 0) replacement = replacements.length
+    reader.seek(from)
+    while (reader.end < to && reader.next()) {
+      const { opcode, end } = reader
+      if (replacements[replacement]?.at === reader.at) {
+        this.#out.byte(CALL)
+        this.#out.u32(this.#parts.function(replacements[replacement++]!.helper))
+      } else {
+        if (opcode === END || opcode === DELEGATE) depth--
+        this.#instruction(level, depth, more)
+        if (BEGINS[opcode] === 1) depth++
+      }
+      while (tees[tee]?.after === end) writeTee(this.#out, tees[tee++]!)
+      while (sites[site]?.after === end) {
+        const { results } = sites[site]!
+        if (results.length > 0) writeTee(this.#out, { locals: results })
+        writeCheck(this.#out, this.#parts, this.#plan, this.#index, site++, () => {})
+      }
+    }
+  }
+
+  #instruction(level: number, depth: number, more: number): void {
+    const reader = this.#reader
+    const out = this.#out
+    const { opcode, slots, at, end, bytes } = reader
+    switch (KINDS[opcode]) {
+      case FUNCTION:
+        out.byte(opcode)
+        out.u32(this.#parts.function(slots[0]!))
+        return
+      case LABEL:
+        out.byte(opcode)
+        out.u32(this.#label(slots[0]! >>> 0, level, depth, more))
+        return
+      case LABELS: {
+        out.byte(opcode)
+        out.u32(slots[0]!)
+        const labels = new Reader(bytes, slots[1]!, end, 'labels')
+        for (let count = (slots[0]! >>> 0) + 1; count > 0; count--) {
+          out.u32(this.#label(labels.u32(), level, depth, more))
+        }
+        return
+      }
+      case CATCHES:
+        // Its type is as it was: what precedes the number of clauses, which is followed by the first of them.
+        out.copy(bytes, at, countAt(reader))
+        this.#catches(level, depth, more)
+        return
+      default: out.copy(bytes, at, end)
+    }
+  }
+
+  // The clauses of the try_table on which the reader stands.
+  #catches(level: number, depth: number, more: number): void {
+    const { bytes, slots, end } = this.#reader
+    const out = this.#out
+    out.u32(slots[2]!)
+    const clauses = new Reader(bytes, slots[3]!, end, 'catch clauses')
+    for (let count = slots[2]! >>> 0; count > 0; count--) {
+      const kind = clauses.u8()
+      out.byte(kind)
+      if (kind < CATCH_ALL_CLAUSE) out.u32(clauses.u32())
+      out.u32(this.#label(clauses.u32(), level, depth, more))
+    }
+  }
+
+  #label(label: number, level: number, depth: number, more: number): number {
+    if (label < depth) return label
+    const target = level - (label - depth)
+    let added = more
+    for (let i = level; i > target; i--) if (this.#path[i]?.opcode === LOOP) added++
+    return label + added
+  }
+}
+
+// Where the number of clauses begins: LEB128 before the first clause.
+function countAt({ bytes, slots }: BodyReader): number {
+  let at = slots[3]! - 1
+  while ((bytes[at - 1]! & 0x80) !== 0) at--
+  return at
+}
+
+const CATCH_ALL_CLAUSE = 2
+const BLOCK = opcodeOf('block')
+const LOOP = opcodeOf('loop')
+const ELSE = opcodeOf('else')
+const END = opcodeOf('end')
+const TRY = opcodeOf('try')
+const CATCH = opcodeOf('catch')
+const CATCH_ALL = opcodeOf('catch_all')
+const DELEGATE = opcodeOf('delegate')
+const TRY_TABLE = opcodeOf('try_table')
+const BR = opcodeOf('br')
+const CALL = opcodeOf('call')
+const LOCAL_GET = opcodeOf('local.get')
+
+const BEGINS = new Uint8Array(OPCODE_END)
+for (const name of ['block', 'loop', 'if', 'try', 'try_table']) BEGINS[opcodeOf(name)] = 1
+
+const FUNCTION = 1
+const LABEL = 2
+const LABELS = 3
+const CATCHES = 4
+const KINDS = new Uint8Array(OPCODE_END)
+for (const name of ['call', 'return_call', 'ref.func']) KINDS[opcodeOf(name)] = FUNCTION
+for (const name of ['br', 'br_if', 'br_on_null', 'br_on_non_null', 'rethrow', 'delegate']) KINDS[opcodeOf(name)] = LABEL
+KINDS[opcodeOf('br_table')] = LABELS
+KINDS[opcodeOf('try_table')] = CATCHES

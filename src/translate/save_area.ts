@@ -1,0 +1,147 @@
+// translate/save_area.ts: where a vCPU's frames are while it leaves its stack or returns to it, and who writes them.
+//
+// The save area lies in the pCPU's control memory, which no guest can name. Unwinding and going on are one step each
+// for the pCPU, so that all its cells share one area:
+//
+//   word 0     not 0: who runs is to look up (cell/alarm.ts has the words behind it)
+//   STATE      0; UNWINDING while frames are written
+//   POINTER    the first free byte of the area: frames grow upwards, the innermost first
+//   ORIGIN     1: the site's own check began it; 0: the callee unwound, and is gone on with before the site
+//   FUNCS, EXTERNS    how many entries of the tables of references are in use
+//   FRAMES     the frames: what is kept, by kind, then a trailer: function, site | ORIGIN << 31, size without trailer
+//
+// Frames are written by functions that are added to the module, one for each kind of value and number of values up to
+// GROUP_MAX, so that a site costs few bytes. A frame too many traps at the end of the memory.
+
+import { leb, sleb } from '../wasm/encode.ts'
+import { opcodeOf } from '../wasm/opcodes.ts'
+import { KEEP_EXTERN, KEEP_FUNC, type Keep } from './module_types.ts'
+
+/** Byte addresses in the control memory. */
+export const CONTROL_STATE = 64
+export const CONTROL_POINTER = 68
+export const CONTROL_ORIGIN = 72
+export const CONTROL_FUNCS = 76
+export const CONTROL_EXTERNS = 80
+/** Where frames begin, and the memory's pages: what the deepest stack can come to, and more. None is touched unused. */
+export const CONTROL_FRAMES = 65_536
+export const CONTROL_PAGES = 1025
+/** CONTROL_STATE while a vCPU leaves its stack. */
+export const UNWINDING = 1
+/** Bytes of a trailer. */
+export const TRAILER_BYTES = 12
+/** Bit of a trailer's site. */
+export const ORIGIN_HERE = 0x8000_0000
+/** A trailer's function is this plus a hypercall's number: the gate has written it. */
+export const GATE_FRAME = 0x8000_0000
+
+/** Values that one of the functions takes at most. */
+export const GROUP_MAX = 16
+
+/** The code of a function to be added: its type, its body with its locals. */
+export type AddedCode = { readonly type: readonly number[]; readonly body: ArrayLike<number> }
+
+const TYPES = [0x7f, 0x7e, 0x7d, 0x7c, 0x7b, 0x70, 0x6f]
+const SIZES = [4, 8, 4, 8, 16] as const
+
+/** Code that loads a word of the control memory, or stores what `value` computes. */
+export function loadWord(control: number, address: number): number[] {
+  return [I32_CONST, 0, I32_LOAD, ...memarg(2, control, address)]
+}
+export function storeWord(control: number, address: number, value: readonly number[]): number[] {
+  return [I32_CONST, 0, ...value, I32_STORE, ...memarg(2, control, address)]
+}
+
+/** The function that keeps `count` values of a kind: its parameters. `table`: of references. */
+export function keepFunction(control: number, keep: Keep, count: number, table: number): AddedCode {
+  const type = [0x60, ...leb(count), ...new Array<number>(count).fill(TYPES[keep]!), 0]
+  if (keep === KEEP_FUNC || keep === KEEP_EXTERN) {
+    return { type, body: keepReferences(control, keep === KEEP_FUNC ? CONTROL_FUNCS : CONTROL_EXTERNS, count, table) }
+  }
+  const pointer = [LOCAL_GET, ...leb(count)]
+  return { type, body: [1, 1, TYPES[0]!, ...loadWord(control, CONTROL_POINTER), LOCAL_SET, ...leb(count),
+    ...Array.from({ length: count }, (_, i) =>
+      [...pointer, LOCAL_GET, ...leb(i), ...storeOf(control, keep, i * SIZES[keep])]).flat(),
+    ...storeWord(control, CONTROL_POINTER, [...pointer, I32_CONST, ...sleb(count * SIZES[keep]), I32_ADD]), END] }
+}
+
+// The table grows by what is put behind its end.
+function keepReferences(control: number, word: number, count: number, table: number): number[] {
+  const at = [LOCAL_GET, ...leb(count)]
+  return [1, 1, TYPES[0]!, ...loadWord(control, word), LOCAL_SET, ...leb(count),
+    ...Array.from({ length: count }, (_, i) => [
+      ...at, BULK, ...TABLE_SIZE, ...leb(table), I32_EQ, IF, VOID,
+      LOCAL_GET, ...leb(i), I32_CONST, 1, BULK, ...TABLE_GROW, ...leb(table), I32_CONST, ...sleb(-1), I32_EQ, IF, VOID,
+      UNREACHABLE, END,
+      ELSE, ...at, LOCAL_GET, ...leb(i), TABLE_SET, ...leb(table), END,
+      ...at, I32_CONST, 1, I32_ADD, LOCAL_SET, ...leb(count),
+    ]).flat(),
+    ...storeWord(control, word, at), END]
+}
+
+/** The function that ends a frame: (function, site, size). */
+export function frameFunction(control: number): AddedCode {
+  const pointer = [LOCAL_GET, 3]
+  return { type: [0x60, 3, 0x7f, 0x7f, 0x7f, 0], body: [1, 1, 0x7f,
+    ...loadWord(control, CONTROL_POINTER), LOCAL_SET, 3,
+    ...pointer, LOCAL_GET, 0, I32_STORE, ...memarg(0, control, 0),
+    ...pointer, LOCAL_GET, 1, ...loadWord(control, CONTROL_ORIGIN), I32_CONST, 31, I32_SHL, I32_OR,
+    I32_STORE, ...memarg(0, control, 4),
+    ...pointer, LOCAL_GET, 2, I32_STORE, ...memarg(0, control, 8),
+    ...storeWord(control, CONTROL_POINTER, [...pointer, I32_CONST, TRAILER_BYTES, I32_ADD]),
+    ...storeWord(control, CONTROL_ORIGIN, [I32_CONST, 0]), END] }
+}
+
+/** The function that a check calls: () → 1 if the stack is being left. `yields`: lets others run. */
+export function pollFunction(control: number, yields: number): AddedCode {
+  const isUnwinding = [...loadWord(control, CONTROL_STATE)]
+  return { type: [0x60, 0, 1, 0x7f], body: [0,
+    ...isUnwinding, IF, VOID, I32_CONST, 1, RETURN, END,
+    CALL, ...leb(yields),
+    ...isUnwinding, I32_EQZ, IF, VOID, I32_CONST, 0, RETURN, END,
+    ...storeWord(control, CONTROL_ORIGIN, [I32_CONST, 1]),
+    I32_CONST, 1, END] }
+}
+
+/** Loads a value of a kind at `offset` from the address on the operand stack; or stores it. */
+export function loadOf(control: number, keep: Keep, offset: number): number[] {
+  return access(control, keep, offset, LOADS)
+}
+export function storeOf(control: number, keep: Keep, offset: number): number[] {
+  return access(control, keep, offset, STORES)
+}
+
+function access(control: number, keep: Keep, offset: number, opcodes: readonly (readonly number[])[]): number[] {
+  return [...opcodes[keep]!, ...memarg(0, control, offset)]
+}
+
+function memarg(align: number, memory: number, offset: number): number[] {
+  return [align | OTHER_MEMORY, ...leb(memory), ...leb(offset)]
+}
+
+const OTHER_MEMORY = 0x40
+const VOID = 0x40
+const LOADS = [[opcodeOf('i32.load')], [opcodeOf('i64.load')], [opcodeOf('f32.load')], [opcodeOf('f64.load')], [0xfd, 0]]
+const STORES = [
+  [opcodeOf('i32.store')], [opcodeOf('i64.store')], [opcodeOf('f32.store')], [opcodeOf('f64.store')], [0xfd, 11],
+]
+const I32_LOAD = opcodeOf('i32.load')
+const I32_STORE = opcodeOf('i32.store')
+const I32_CONST = opcodeOf('i32.const')
+const I32_ADD = opcodeOf('i32.add')
+const I32_OR = opcodeOf('i32.or')
+const I32_SHL = opcodeOf('i32.shl')
+const I32_EQ = opcodeOf('i32.eq')
+const I32_EQZ = opcodeOf('i32.eqz')
+const LOCAL_GET = opcodeOf('local.get')
+const LOCAL_SET = opcodeOf('local.set')
+const TABLE_SET = opcodeOf('table.set')
+const BULK = 0xfc
+const TABLE_GROW = [0x0f]
+const TABLE_SIZE = [0x10]
+const UNREACHABLE = opcodeOf('unreachable')
+const IF = opcodeOf('if')
+const ELSE = opcodeOf('else')
+const END = opcodeOf('end')
+const CALL = opcodeOf('call')
+const RETURN = opcodeOf('return')
