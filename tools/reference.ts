@@ -149,10 +149,10 @@ function snapshots(): string {
     return `\`\`\`\n${/(?:^\/\/ {3}.*\n)+/m.exec(head)![0].replace(/^\/\/ {3}/gm, '')}\`\`\``
   }
   return page('Snapshots', 'src/snapshot/format.ts', [
-    'A snapshot as bytes: what `cellar snapshot` keeps, what moves between hosts, and what a registry is given. Numbers ' +
-      'are little-endian, texts are UTF-8 after their length, u32; lists come after their length, u32. A value has one ' +
-      'encoding: whatever else is read is refused with SNAPSHOT_DAMAGED, another version with SNAPSHOT_NEWER, another ' +
-      'layout of frames with SNAPSHOT_FOREIGN ([errors.md](errors.md)).',
+    'A snapshot as bytes: what `cellar snapshot` keeps, what moves between hosts, and what a registry is given. ' +
+      'Numbers are little-endian, texts UTF-8 after their length, u32; lists come after their length, u32. A value ' +
+      'has one encoding: whatever else is read is refused with SNAPSHOT_DAMAGED, a later version with ' +
+      'SNAPSHOT_NEWER, another layout of frames with SNAPSHOT_FOREIGN ([errors.md](errors.md)).',
     '## The file', drawn('format.ts'),
     "Its digest is the SHA-256 of all of it. The memory's bytes aren't in it, but the SHA-256 of each page.",
     '## Fields', 'In this order.',

@@ -4,11 +4,12 @@
 // against its type. NAMED gives those that have a name in /openapi.json.
 
 import { z } from 'zod'
-import type { Outcome, Usage } from '../cell/cell.ts'
+import type { Usage } from '../cell/cell.ts'
 import type {
   Activated, ApplyChange, AuditView, EventView, GuestView, HostView, ImageView, LogLine, MoveTerms, NetworkView,
   OperationView, PoolView, Problem, ProjectView, SecretView, SnapshotView, TokenView, VolumeView,
 } from '../host/operator.ts'
+import type { GuestEnd } from '../host/protocol.ts'
 import { GUEST_SPEC, MANIFEST, POOL_SPEC, VOLUME_SPEC } from '../host/spec.ts'
 import type { GuestSpec, PoolSpec } from '../host/spec.ts'
 
@@ -30,7 +31,8 @@ const PROBLEM: z.ZodType<Problem> = z.object({
   })).describe('Every breach of a schema, with a JSON pointer')),
 }).describe('RFC 9457')
 
-const OUTCOME = z.looseObject({ kind: z.enum(['exit', 'signal', 'trap']) }) as unknown as z.ZodType<Outcome>
+const OUTCOME = z.looseObject({ kind: z.enum(['exit', 'signal', 'trap']) }) as unknown as
+  z.ZodType<GuestEnd['outcome']>
 const USAGE = z.looseObject({ cpuNs: z.number(), wallNs: z.number(), memoryBytes: z.number() }) as unknown as
   z.ZodType<Usage>
 

@@ -179,8 +179,8 @@ export class Captures {
     const { timeoutNs, lifecycle, net } = member
     const ageNs = stopped.figures.ageNs + (earlier?.ageNs ?? 0)
     const moved: Member = { ...member,
-      // Answers are counted in memory that it keeps.
-      from: { state: { ...stopped.state, used: { ...stopped.state.used, hypercalls: {} } },
+      // What it has used is known here.
+      from: { state: { ...stopped.state, used: NOTHING_USED }, stoppedAtNs: stopped.atNs,
         continuation: this.#continuation(resident, stopped) },
       timeoutNs: timeoutNs === undefined ? undefined : Math.max(1, timeoutNs - ageNs),
       lifecycle: lifecycle === undefined ? undefined : movedGrant(lifecycle),
@@ -214,9 +214,9 @@ export class Captures {
   }
 
   // It is there, and is told what it has missed; then it runs.
-  #settle(resident: Resident, started: Member, { figures }: Stopped, to: number): void {
+  #settle(resident: Resident, started: Member, stopped: Stopped, to: number): void {
     const { id, member: { terms }, pcpu: from } = resident
-    resident.addEarlier(figures)
+    resident.addEarlier(stopped)
     this.#lines.count(to, started, -1)
     this.#lines.count(from, resident.member, -1)
     resident.member = { ...started, terms }

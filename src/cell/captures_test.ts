@@ -188,14 +188,15 @@ test('input that was not read, output and the end of input follow a cell that is
 test('a cell that floods is moved: nothing is lost, repeated or out of order', LIMIT, async () => {
   await withListened(async (listened, stack) => {
     const { id, ended } = listened.start(member(['flood', '4096']), 0)
-    for (let i = 1; ; i++) {
-      const isThere = await stack.move(id, i % 2).then(() => true, () => false)
-      if (!isThere) break
+    let moves = 0
+    // Not without a pause: it would get nowhere.
+    while (await stack.move(id, (moves + 1) % 2).then(() => true, () => false)) {
+      moves++
+      await sleep(10)
     }
     assert.deepEqual((await ended).outcome, { kind: 'exit', code: 0 })
-    const said = listened.said.get(id)!
-    assert.equal(said.length, 4096 * 1024)
-    assert.ok(said === `flood${'.'.repeat(58)}\n`.repeat(65_536))
+    assert.ok(moves >= 3)
+    assert.ok(listened.said.get(id)! === `flood${'.'.repeat(58)}\n`.repeat(65_536))
   })
 })
 

@@ -31,8 +31,11 @@ import { describeTrap, type Trap } from './trap.ts'
 /** Instructions that a guest in fuel mode executes until it lets others run: under a millisecond. */
 const FUEL_SLICE = 1_000_000
 
-/** How a cell ended. `moved`: it was given up after it was captured, and ended nothing. */
-export type Outcome = End | Trap | { readonly kind: 'moved' }
+/** How a cell ended. */
+export type Outcome = End | Trap
+
+/** It was given up after it was captured: it has ended nowhere. */
+export type Moved = { readonly kind: 'moved' }
 
 /** What a cell goes on from, in place of beginning. */
 export type Origin = { readonly state: CellState; readonly continuation: WebAssembly.Module }
@@ -129,9 +132,16 @@ export class Cell {
 
   /**
    * Runs the program to its end and releases what it holds. `body` makes the calls: `_start`, unless the program is a
-   * library. Call once.
+   * library. Call once. Of a cell that nobody gives up.
    */
   async run(body?: (cell: Cell) => Promise<unknown>): Promise<Outcome> {
+    const outcome = await this.runOrMove(body)
+    if (outcome.kind === 'moved') throw new Error('Cannot tell how a cell has ended that was given up')
+    return outcome
+  }
+
+  /** As run, of a cell that may be captured and given up. */
+  async runOrMove(body?: (cell: Cell) => Promise<unknown>): Promise<Outcome | Moved> {
     const { context } = this
     try {
       if (body === undefined && this.#capture?.canEnter === true) {
@@ -199,7 +209,7 @@ export class Cell {
   }
 
   // As release, of one that isn't over: its peers must not take it for an end.
-  #leave(): Outcome {
+  #leave(): Moved {
     this.#endedAt = nowNs()
     this.context.turn.end()
     this.context.descriptors.leaveAll()

@@ -97,10 +97,10 @@ test('no sequence of hypercalls brings forth anything but answers, or reaches be
       rmSync(granted, { recursive: true, force: true })
       mkdirSync(join(granted, 'sub'), { recursive: true })
       writeFileSync(join(granted, 'file'), 'some bytes of a file')
-      const cell = await new Pcpu().create(executable, grants, streams, { dialer: { dial: async () => ECONNREFUSED } })
-      if (event !== undefined) {
-        cell.context.lifecycle = { grant: newGrant({ id: 'g', name: 'guest', event }), request: async () => ENOMEM }
-      }
+      const lifecycle = event === undefined ? undefined
+        : { grant: newGrant({ id: 'g', name: 'guest', event }), request: async () => ENOMEM }
+      const cell = await new Pcpu().create(executable, grants, streams,
+        { dialer: { dial: async () => ECONNREFUSED }, lifecycle })
       fill(cell, seed)
       try {
         await answersOf(cell, calls)

@@ -23,8 +23,8 @@ Promise<{ outcome: unknown; said: string; told: string; asked: readonly Asked[];
   const asked: Asked[] = []
   const grant = newGrant({ id: 'id-1', name: 'first', event, number: event === 'fork' ? 4 : 0 })
   const console = { stdin: nullConsole, stdout: stream('said'), stderr: stream('told') }
-  const cell = await new Pcpu().create(FORKME, { args: ['forkme', ...args], env: [] }, console)
-  cell.context.lifecycle = { grant, request: async (one) => { asked.push(one); return errno } }
+  const lifecycle = { grant, request: async (one: Asked) => { asked.push(one); return errno } }
+  const cell = await new Pcpu().create(FORKME, { args: ['forkme', ...args], env: [] }, console, { lifecycle })
   return { outcome: await cell.run(), asked, generation: grant.generation, ...text }
 }
 

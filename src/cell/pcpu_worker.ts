@@ -13,17 +13,17 @@ import { nullConsole } from '../services/console/console.ts'
 import type { RemoteInput, RemoteOutput, RemotePort } from '../services/console/remote.ts'
 import { StandardInput, StandardOutput } from '../services/console/stdio.ts'
 import type { Asked, LifecycleGrant } from '../services/lifecycle/lifecycle.ts'
-import type { RemoteLifecycle } from '../services/lifecycle/remote.ts'
+import type { LifecyclePort, RemoteLifecycle } from '../services/lifecycle/remote.ts'
 import { ENDED, type Node, type Terms } from '../sched/node.ts'
 import type { Account } from '../sched/run_queue.ts'
 import type { End } from '../wasi/p1/context.ts'
 import { Alarm } from './alarm.ts'
-import type { Cell, Outcome, Usage } from './cell.ts'
+import type { Cell, Moved, Origin, Outcome, Usage } from './cell.ts'
 import { Dispatcher, type ScheduledTurn } from './dispatcher.ts'
 import type { Executable } from './executable.ts'
 import type { Call } from './library.ts'
 import { lend } from './memory_image.ts'
-import { flushed, Pcpu, type Console, type Grants } from './pcpu.ts'
+import { flushed, Pcpu, type Console, type Grants, type Watch } from './pcpu.ts'
 import type { NetCommand, NetGrants, NetReport } from './pcpu_net.ts'
 import type { CellState } from './state.ts'
 
@@ -60,8 +60,8 @@ export type Start = {
   readonly timeoutNs?: number | undefined
   /** Who it is, and what has become of it; undefined: nobody keeps it. */
   readonly lifecycle?: LifecycleGrant | undefined
-  /** It goes on from there, in place of beginning. */
-  readonly from?: { readonly state: CellState; readonly continuation: WebAssembly.Module } | undefined
+  /** It goes on from there, in place of beginning. `stoppedAtNs` (nowNs): its clock has gone on since. */
+  readonly from?: Origin & { readonly stoppedAtNs?: number | undefined } | undefined
   /** It is there, and waits for `pause` to let it run. */
   readonly paused?: boolean | undefined
 }
@@ -104,11 +104,11 @@ export type Figures = Account & {
 /** Worker → owner. `id` is that of `start`. */
 export type Report =
   | { readonly id: number; readonly created: true }
-  | { readonly id: number; readonly ended: Outcome; readonly usage: Usage; readonly figures?: Figures }
+  | { readonly id: number; readonly ended: Outcome | Moved; readonly usage: Usage; readonly figures?: Figures }
   | { readonly id: number; readonly failed: Pick<CellarError, 'code' | 'values'> }
   | Told
   | { readonly paused: number; readonly is: boolean }
-  | { readonly captured: number; readonly state: CellState; readonly figures: Figures }
+  | { readonly captured: number; readonly state: CellState; readonly figures: Figures; readonly atNs: number }
   | { readonly captured: number; readonly failed: Pick<CellarError, 'code' | 'values'> }
   | { readonly asks: number; readonly asked: Asked; readonly serial: number }
   | { readonly output: number; readonly channel: number; readonly bytes: Uint8Array }
@@ -141,7 +141,7 @@ type Running = {
   /** Who waits for the cell to be there. */
   readonly created: PromiseWithResolvers<void>
   /** Its account when its load was last asked for. */
-  seen?: { readonly atNs: number; readonly wantedNs: number; readonly receivedNs: number }
+  seen: { readonly ageNs: number; readonly wantedNs: number; readonly runningNs: number }
 }
 
 const { shared, processor, net: hasNet } = workerData as PcpuStart
@@ -168,6 +168,7 @@ const remotePort: RemotePort = {
     port.postMessage({ output: guest, channel, bytes } satisfies Report, [bytes.buffer]),
   taken: (guest, count) => post({ taken: guest, count }),
 }
+const lifecyclePort: LifecyclePort = { ask: (guest, asked, serial) => post({ asks: guest, asked, serial }) }
 port.on('message', (message: Command) => {
   alarm?.messageRead()
   if ('start' in message) void start(message)
@@ -212,13 +213,13 @@ async function start(message: { readonly start: number } & Started): Promise<voi
   const turn = dispatcher?.admit(message.terms, message.pool === undefined ? undefined : pools.get(message.pool))
   if (turn !== undefined) ids.set(turn.node, id)
   const record: Running = { cell: undefined, turn, isPaused: message.paused === true, isHeld: false,
-    created: Promise.withResolvers() }
+    created: Promise.withResolvers(), seen: { ageNs: 0, wantedNs: 0, runningNs: 0 } }
   running.set(id, record)
   holdOrNot(record)
   let callOff = (): void => {}
   try {
     const { labelled, ...console } = await consoleFor(message, record)
-    const cell = await create({ ...message, executable }, console, turn)
+    const cell = await create({ ...message, executable }, console, record)
     record.cell = cell
     record.created.resolve()
     post({ id, created: true })
@@ -226,7 +227,7 @@ async function start(message: { readonly start: number } & Started): Promise<voi
     if (timeoutNs !== undefined && dispatcher !== undefined) {
       callOff = dispatcher.after(timeoutNs, () => stop(id, { kind: 'exit', code: TIMED_OUT }))
     }
-    const ended = calls === undefined ? await cell.run()
+    const ended = calls === undefined ? await cell.runOrMove()
       : await (await import('./library.ts')).runLibrary(cell, executable.name, calls)
     callOff()
     if (ended.kind !== 'moved') {
@@ -250,13 +251,20 @@ async function start(message: { readonly start: number } & Started): Promise<voi
 }
 
 async function create(
-  { executable, grants, trace, counts, net: granted }: Start, console: Console, turn: ScheduledTurn | undefined,
+  { executable, grants, trace, counts, net: granted, lifecycle, from, start: id }: Start & { readonly start: number },
+  console: Console, record: Running,
 ): Promise<Cell> {
   const tracer = trace ? (await import('./trace.ts')).traceToStderr() : undefined
-  if (granted === undefined) return await pcpu.create(executable, grants, console, { tracer, counts, turn })
+  if (lifecycle !== undefined) {
+    const { RemoteLifecycle } = await import('../services/lifecycle/remote.ts')
+    record.lifecycle = new RemoteLifecycle(lifecyclePort, id, lifecycle)
+  }
+  const watch: Watch = { tracer, counts, turn: record.turn, lifecycle: record.lifecycle,
+    from: from === undefined ? undefined : originOf(from) }
+  if (granted === undefined) return await pcpu.create(executable, grants, console, watch)
   let isGiven = false
   try {
-    return await pcpu.create(executable, grants, console, { tracer, counts, turn, dialer: net!.dialer(granted.guest),
+    return await pcpu.create(executable, grants, console, { ...watch, dialer: net!.dialer(granted.guest),
       more: (descriptors) => {
         isGiven = true
         return net!.grant(descriptors, granted)
@@ -265,6 +273,11 @@ async function create(
     // Nobody else knows of its sockets by now.
     if (!isGiven) for (const fd of granted.ports.flatMap(({ fds }) => fds)) closeSync(fd)
   }
+}
+
+function originOf({ state, continuation, stoppedAtNs }: NonNullable<Start['from']>): Origin {
+  if (stoppedAtNs === undefined) return { state, continuation }
+  return { state: { ...state, monotonicNs: state.monotonicNs + nowNs() - stoppedAtNs }, continuation }
 }
 
 async function consoleFor({ start: id, label, remote }: { readonly start: number } & Started, record: Running):
@@ -329,7 +342,7 @@ async function capture(id: number, lends: boolean): Promise<void> {
     turn.unwind()
     const state = await captured
     post({ captured: id, state: { ...state, deadlineNs: cell.context.deadlineNs },
-      figures: figuresOf(id, cell, turn) })
+      figures: figuresOf(id, cell, turn), atNs: nowNs() })
   } catch (error) {
     if (!(error instanceof CellarError)) throw error
     record.isHeld = false
@@ -350,7 +363,11 @@ function stop(id: number, end: End): void {
   const record = running.get(id)
   if (record === undefined) return
   if (record.cell === undefined) record.end = end
-  else record.cell.context.stop(end)
+  else {
+    record.cell.context.stop(end)
+    // One that is captured goes on, to nothing but its end: with what, it doesn't ask.
+    if (record.isHeld) record.cell.goOn(NOTHING)
+  }
   record.isPaused = record.isHeld = false
   holdOrNot(record)
   // It needs the pCPU once more to end: no limit is to keep it from that.
@@ -369,16 +386,16 @@ function report(what: 'all' | 'pools' | 'loads'): void {
     pools: wanted })
 }
 
+// The first time: since it is here.
 function loadOf(id: number, record: Running): LoadFigures[] {
   const { cell, turn, seen } = record
   if (cell === undefined || turn === undefined) return []
-  const atNs = nowNs()
-  const { runningNs, runnableNs } = dispatcher!.account(turn.node)
-  record.seen = { atNs, wantedNs: runningNs + runnableNs, receivedNs: runningNs }
-  if (seen === undefined) return []
-  const [forNs, wantedNs] = [atNs - seen.atNs, runningNs + runnableNs - seen.wantedNs]
-  if (wantedNs < LOAD_MIN * forNs) return []
-  return [{ id, forNs, wantedNs, receivedNs: runningNs - seen.receivedNs,
+  const { ageNs, runningNs, runnableNs } = dispatcher!.account(turn.node)
+  const wantedNs = runningNs + runnableNs
+  record.seen = { ageNs, wantedNs, runningNs }
+  const forNs = ageNs - seen.ageNs
+  if (wantedNs - seen.wantedNs <= LOAD_MIN * forNs) return []
+  return [{ id, forNs, wantedNs: wantedNs - seen.wantedNs, receivedNs: runningNs - seen.runningNs,
     memoryBytes: cell.context.memory.memory.buffer.byteLength }]
 }
 
@@ -401,6 +418,8 @@ function post(message: Report): void {
 
 const UNLIMITED: Terms = { shares: 10_000, reservation: 0, limit: Infinity }
 const TIMED_OUT = 124
+/** A module of which nothing runs. */
+const NOTHING = new WebAssembly.Module(Uint8Array.of(0, 0x61, 0x73, 0x6d, 1, 0, 0, 0))
 /** Of a pCPU: who wants less is no load. */
 const LOAD_MIN = 0.01
 /** How long a cell's end is held back for its last line to be written. */

@@ -3,9 +3,8 @@
 import { CellarError } from '../base/errors.ts'
 import { printable } from '../base/printable.ts'
 import { CAPTURE_SECTION, decodeInfo } from '../translate/capture_info.ts'
-import {
-  CONTROL_MEMORY, FUEL_GLOBAL, translate, TRANSLATOR_VERSION, YIELD_TABLE, type Options,
-} from '../translate/translate.ts'
+import { CONTROL_MEMORY, FUEL_GLOBAL, YIELD_TABLE } from '../translate/added_names.ts'
+import { translate, TRANSLATOR_VERSION, type Options } from '../translate/translate.ts'
 import { Uncapturable } from '../translate/uncapturable.ts'
 import { Untreatable } from '../translate/untreatable.ts'
 import { decodeModule } from '../wasm/decode.ts'

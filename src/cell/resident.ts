@@ -7,7 +7,7 @@
 import { CellarError } from '../base/errors.ts'
 import { OUTPUT_PIECE_BYTES } from '../base/limits.ts'
 import type { End } from '../wasi/p1/context.ts'
-import type { Outcome, Usage } from './cell.ts'
+import type { Moved, Outcome, Usage } from './cell.ts'
 import type { Command, Figures, Report, Start } from './pcpu_worker.ts'
 import type { CellState } from './state.ts'
 import type { Terms } from '../sched/node.ts'
@@ -15,16 +15,18 @@ import type { Terms } from '../sched/node.ts'
 /** A cell of a stack. `from`: it goes on from there in place of beginning. */
 export type Member = Omit<Start, 'from' | 'paused'> & {
   readonly name: string; terms: Terms
-  readonly from?: { readonly state: CellState; readonly continuation?: WebAssembly.Module } | undefined
+  readonly from?: {
+    readonly state: CellState; readonly continuation?: WebAssembly.Module; readonly stoppedAtNs?: number
+  } | undefined
 }
 
 /** How a cell of a stack ended. */
-export type Ended = { readonly outcome: Outcome; readonly usage: Usage; readonly figures: Figures }
+export type Ended = { readonly outcome: Outcome | Moved; readonly usage: Usage; readonly figures: Figures }
 
 type Waiter<T> = { readonly resolve: (value: T) => void; readonly reject: (error: unknown) => void }
 
 /** A cell that was stopped by capture: what is left of it, and what became of its time until then. */
-export type Stopped = { readonly state: CellState; readonly figures: Figures }
+export type Stopped = { readonly state: CellState; readonly figures: Figures; readonly atNs: number }
 
 /** A cell of a stack, from its start to its end. */
 export class Resident {
@@ -52,6 +54,7 @@ export class Resident {
   readonly #waiting: Waiter<void>[] = []
   #isTaken = false
   #isGone = false
+  #used = { cpuNs: 0, wallNs: 0, waits: 0, preemptions: 0 }
 
   constructor(id: number, pcpu: number, member: Member,
     { created, resolve, reject }: { created: (() => void) | undefined } & Waiter<Ended>) {
@@ -115,9 +118,20 @@ export class Resident {
   }
 
   /** It has left a pCPU, where this became of its time. */
-  addEarlier(figures: Figures): void {
+  addEarlier({ figures, state: { used } }: Stopped): void {
     this.earlier = sumOfFigures(figures, this.earlier)
     this.last = undefined
+    const { cpuNs, wallNs, waits, preemptions } = this.#used
+    this.#used = { cpuNs: cpuNs + used.cpuNs, wallNs: wallNs + used.wallNs, waits: waits + used.waits,
+      preemptions: preemptions + used.preemptions }
+  }
+
+  /** How it has ended, all pCPUs taken together. Its answers are counted in one place, wherever it is. */
+  ended(outcome: Outcome | Moved, usage: Usage, figures: Figures): void {
+    const { cpuNs, wallNs, waits, preemptions } = this.#used
+    this.resolve({ outcome, figures: sumOfFigures(figures, this.earlier), usage: { ...usage,
+      cpuNs: usage.cpuNs + cpuNs, wallNs: usage.wallNs + wallNs, waits: usage.waits + waits,
+      preemptions: usage.preemptions + preemptions } })
   }
 
   #hasEnded(): CellarError {

@@ -18,6 +18,7 @@ import type { Asked } from '../services/lifecycle/lifecycle.ts'
 import { announce, newBell } from './alarm.ts'
 import { Balance } from './balance.ts'
 import { Captures, type Child, type ContinuationSource, type ForkEvents } from './captures.ts'
+import { Continuations } from './continuations.ts'
 import type { Executable } from './executable.ts'
 import { newControl } from './pcpu.ts'
 import type { Command, Figures, PcpuStart, Report, Told } from './pcpu_worker.ts'
@@ -37,7 +38,7 @@ export type StackOptions = {
   readonly quantumNs: number
   readonly pools?: ReadonlyMap<string, Terms>
   readonly on?: StackEvents
-  /** Left out, no cell goes on after it was captured. */
+  /** Of the process, if others make them, too. */
   readonly continuations?: ContinuationSource
 }
 
@@ -85,7 +86,7 @@ export class Stack {
   #isOver = false
 
   constructor({ pcpus = availableParallelism(), quantumNs, pools = new Map(), on = {},
-    continuations = NO_CONTINUATIONS }: StackOptions) {
+    continuations = new Continuations() }: StackOptions) {
     const [bell, streams] = [newBell(), newStreams()]
     this.#on = on
     this.#pools = new Pools(pcpus)
@@ -192,7 +193,7 @@ export class Stack {
   #launch(id: number, member: Member, pcpu: number, paused: boolean): void {
     const { name: _, executable, from, ...start } = member
     this.#post(pcpu, { start: id, ...start, paused, executable: this.#numberOf(executable, pcpu),
-      ...(from === undefined ? {} : { from: { state: from.state,
+      ...(from === undefined ? {} : { from: { ...from,
         continuation: from.continuation ?? this.#continuations.of(executable, from.state.frames) } }) })
   }
 
@@ -439,10 +440,7 @@ export class Stack {
     this.#residents.delete(report.id)
     this.#count(pcpu, resident.member, -1)
     if ('failed' in report) resident.reject(new CellarError(report.failed.code, report.failed.values as never))
-    else {
-      const { ended: outcome, usage, figures } = report
-      resident.resolve({ outcome, usage, figures: sumOfFigures(figures!, resident.earlier) })
-    }
+    else resident.ended(report.ended, report.usage, report.figures!)
     resident.gone()
   }
 
@@ -484,10 +482,6 @@ const EPSILON = 1e-9
 
 /** Of a pCPU that doesn't answer. */
 const NOTHING: Told = { figures: [], loads: [], busyNs: 0, pools: [] }
-
-const NO_CONTINUATIONS: ContinuationSource = {
-  of: ({ name }) => { throw new CellarError('CAPTURE_IMPOSSIBLE', [name, 'nothing here makes it go on']) },
-}
 
 function guestOf(id: string, { terms }: Member, load: number): Guest {
   return { id, load, reservation: terms.reservation, movable: false }

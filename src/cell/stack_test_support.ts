@@ -16,7 +16,8 @@ const loaded = new Map<string, Executable>()
 function guest(name: string): Executable {
   let executable = loaded.get(name)
   if (executable === undefined) {
-    executable = loadPreemptible(fileURLToPath(new URL(`../../guests/${name}.wasm`, import.meta.url)))
+    executable = loadPreemptible(fileURLToPath(new URL(`../../guests/${name}.wasm`, import.meta.url)),
+      { stubs: [] }, { mode: 'preempt', capture: true })
     loaded.set(name, executable)
   }
   return executable

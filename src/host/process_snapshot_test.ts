@@ -83,7 +83,7 @@ test('a guest is saved while it runs, and others go on from there: what it knew,
     await ticker(rig, 'a')
     const { snapshot, chunks, memoryBytes, newBytes, storedBytes, stoppedNs } = await written(rig, 'a', 'resume')
     assert.match(snapshot, /^sha256:[0-9a-f]{64}$/)
-    assert.ok(chunks > 10 && memoryBytes >= 1024 * 1024 && newBytes > 0 && storedBytes >= newBytes && stoppedNs > 0)
+    assert.ok(chunks > 10 && memoryBytes >= 1024 * 1024 && newBytes > 0 && storedBytes > 0 && stoppedNs > 0)
     const at = (await ticksOf(rig, 'a')).length
     for (const id of ['b', 'c']) rig.start(id, TICKER, { from: { snapshot, event: 'restore' } })
     const [a, b, c] = await Promise.all([ticks(rig, 'a', at + 5), ticks(rig, 'b', 3), ticks(rig, 'c', 3)])
@@ -255,11 +255,12 @@ async function asked(rig: ProcessRig, id: string, since = 0): Promise<Question> 
   return await rig.hear((message): message is Question => 'asked' in message && message.id === id, since)
 }
 
-/** The lines of a guest's log. */
-async function linesOf(rig: ProcessRig, id: string): Promise<string[]> {
-  const lines: string[] = []
-  for await (const { text } of readLog(join(rig.config.logFolder, id), {})) lines.push(text)
-  return lines
+/** The only line of a guest's log, once it is written. */
+async function lineOf(rig: ProcessRig, id: string): Promise<string> {
+  for (;;) {
+    for await (const { text } of readLog(join(rig.config.logFolder, id), {})) return text
+    await sleep(10)
+  }
 }
 
 test('what a guest asks for reaches the host, and the answer the guest', options, async () => {
@@ -269,7 +270,7 @@ test('what a guest asks for reaches the host, and the answer the guest', options
   assert.deepEqual([id, run, what, count], ['a', 1, 'fork', 2])
   rig.link.send({ told: question, errno: EPERM })
   assert.deepEqual((await rig.ended('a')).outcome, { kind: 'exit', code: 2 })
-  assert.deepEqual(await linesOf(rig, 'a'), ['forkme: fork: Operation not permitted'])
+  assert.equal(await lineOf(rig, 'a'), 'forkme: fork: Operation not permitted')
 })
 
 test('who asks while no host is there is told to try later', options, async () => {
@@ -279,7 +280,7 @@ test('who asks while no host is there is told to try later', options, async () =
   rig.link.close()
   await rig.connect()
   assert.deepEqual((await rig.ended('a')).outcome, { kind: 'exit', code: 2 })
-  assert.match((await linesOf(rig, 'a')).join(), /^forkme: fork: Resource temporarily unavailable$/)
+  assert.equal(await lineOf(rig, 'a'), 'forkme: fork: Resource temporarily unavailable')
 })
 
 test('a guest that forks itself is told its number, and its parent how it went', options, async () => {
@@ -291,7 +292,7 @@ test('a guest that forks itself is told its number, and its parent how it went',
   assert.equal((await ordered(rig, (request) => ({ fork: 'a', run: 1, request, children }))).error, undefined)
   rig.link.send({ told: question, errno: 0 })
   for (const id of ['a', 'f1', 'f2']) assert.deepEqual((await rig.ended(id)).outcome, { kind: 'exit', code: 0 })
-  const said = await Promise.all(['a', 'f1', 'f2'].map(async (id) => (await linesOf(rig, id)).join()))
+  const said = await Promise.all(['a', 'f1', 'f2'].map((id) => lineOf(rig, id)))
   assert.match(said[0]!, /^parent a a generation [0-9a-f]{32} event none 0 /)
   assert.match(said[1]!, /^child 1 f1 f1 generation [0-9a-f]{32} event fork 1 /)
   assert.match(said[2]!, /^child 2 f2 f2 generation [0-9a-f]{32} event fork 2 /)

@@ -41,9 +41,9 @@ export class Rebalancer {
       ...guests.map((guest) => ({ ...guest, movable: guest.movable && !this.#movedAt.has(guest.id) })),
       { id: '', load: 0, reservation: reserved, movable: false }] }))
     const even = rebalance(known)
-    const wasUneven = this.#wasUneven
-    this.#wasUneven = even.length > 0
-    const moves = even.length > 0 ? wasUneven ? even.slice(0, MOVES_MAX) : [] : this.#rotate(known)
+    const moves = even.length === 0 ? this.#rotate(known) : this.#wasUneven ? even.slice(0, MOVES_MAX) : []
+    // After moves all is different, and must be seen to be uneven twice again.
+    this.#wasUneven = even.length > 0 && moves.length === 0
     for (const { guest } of moves) this.#movedAt.set(guest, nowNs)
     return moves
   }

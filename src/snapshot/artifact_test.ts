@@ -10,13 +10,15 @@ import { pullSnapshot, pushSnapshot, type Places } from './artifact.ts'
 import { memoryOf, metaOf, newStore, stateOf } from './test_support.ts'
 
 const MODULE_DIGEST = digestOf(MODULE)
-const PAGES = Object.fromEntries(Array.from({ length: 600 }, (_, page) => [page, page % 5 === 0 ? 'random' as const : page]))
+const PAGES = Object.fromEntries(Array.from({ length: 600 }, (_, page) =>
+  [page, page % 5 === 0 ? 'random' as const : page]))
 
 function host(): { places: Places; images: ReturnType<typeof imagesFor> } & Disposable {
   const [snapshots, images] = [newStore(), imagesFor()]
   const registry = { env: { HOME: images.path }, backoffMs: 1, stallMs: 10_000 }
   return {
-    places: { snapshots: snapshots.store, blobs: images.store, staging: join(images.path, 'staging'), registry }, images,
+    images,
+    places: { snapshots: snapshots.store, blobs: images.store, staging: join(images.path, 'staging'), registry },
     [Symbol.dispose]: () => [snapshots, images].forEach((one) => one[Symbol.dispose]()),
   }
 }
@@ -44,9 +46,10 @@ function taking(fake: Fake): void {
   }
 }
 
+type Layer = { mediaType: string; digest: string; size: number }
+
 /** A registry's manifest, changed. */
-function tamper(fake: Fake, tag: string, change: (manifest: { layers: { mediaType: string; digest: string; size: number }[] }) =>
-void): void {
+function tamper(fake: Fake, tag: string, change: (manifest: { layers: Layer[] }) => void): void {
   const { bytes, type } = fake.manifests.get(tag)!
   const manifest = JSON.parse(bytes.toString()) as Parameters<typeof change>[0]
   change(manifest)
@@ -59,11 +62,13 @@ test('a snapshot that was pushed is pulled elsewhere, with its program', async (
   using to = host()
   taking(fake)
   const seen: number[] = []
-  await pushSnapshot(from.places, from.digest, `${fake.host}/team/counter:1`, { progress: ({ done }) => seen.push(done) })
+  await pushSnapshot(from.places, from.digest, `${fake.host}/team/counter:1`,
+    { progress: ({ done }) => seen.push(done) })
   assert.ok(seen.length > 3 && seen.at(-1)! >= Math.max(...seen))
   const pulled = await pullSnapshot(to.places, `${fake.host}/team/counter:1`)
   assert.deepEqual(pulled, { digest: from.digest, module: MODULE_DIGEST })
-  assert.deepEqual((await to.places.snapshots.read(pulled.digest)).state, (await from.places.snapshots.read(from.digest)).state)
+  const [came, went] = [await to.places.snapshots.read(pulled.digest), await from.places.snapshots.read(from.digest)]
+  assert.deepEqual(came.state, went.state)
   assert.deepEqual(to.places.blobs.read(MODULE_DIGEST), MODULE)
   for (const { places } of [from, to]) assert.deepEqual(readdirSync(places.staging), [])
   // All that is there, only the snapshot itself is fetched again.
@@ -125,18 +130,19 @@ test('a registry that lies is found out, and nothing is kept', async () => {
   await pushSnapshot(from.places, from.digest, `${fake.host}/x:1`)
   const manifest = fake.manifests.get('1')!
   const blobs = new Map(fake.blobs)
-  const ofType = (layers: { mediaType: string; digest: string; size: number }[], type: string): typeof layers[number] =>
-    layers.find(({ mediaType }) => mediaType.includes(type))!
+  const ofType = (layers: Layer[], type: string): Layer => layers.find(({ mediaType }) => mediaType.includes(type))!
+  const without = (layers: Layer[], type: string): Layer[] =>
+    layers.filter(({ mediaType }) => !mediaType.includes(type))
   const cases: [what: string, code: RegExp, change: Parameters<typeof tamper>[2]][] = [
     ['another program', /IMAGE_INVALID/, ({ layers }) => {
       const bytes = Buffer.concat([MODULE, Buffer.from([0, 1, 0])])
       fake.blobs.set(digestOf(bytes), bytes)
       Object.assign(ofType(layers, 'module'), { digest: digestOf(bytes), size: bytes.length })
     }],
-    ['no program', /IMAGE_INVALID/, (all) => { all.layers = all.layers.filter((one) => !one.mediaType.includes('module')) }],
+    ['no program', /IMAGE_INVALID/, (all) => { all.layers = without(all.layers, 'module') }],
     ['two snapshots', /IMAGE_INVALID/, ({ layers }) => layers.push(layers[0]!)],
     ['a newer one', /SNAPSHOT_NEWER/, ({ layers }) => { layers[0]!.mediaType = 'application/vnd.cellar.snapshot.v2' }],
-    ['no chunks', /SNAPSHOT_DAMAGED/, (all) => { all.layers = all.layers.filter((one) => !one.mediaType.includes('chunks')) }],
+    ['no chunks', /SNAPSHOT_DAMAGED/, (all) => { all.layers = without(all.layers, 'chunks') }],
     ['too many chunks', /IMAGE_TOO_LARGE/, ({ layers }) => { ofType(layers, 'chunks').size = 2 ** 40 }],
     ['too large', /IMAGE_INVALID/, ({ layers }) => { layers[0]!.size = 2 ** 40 }],
     ['chunks for a snapshot', /SNAPSHOT_DAMAGED/, ({ layers }) =>
@@ -173,6 +179,7 @@ test('a pull that is cancelled says so, and leaves nothing', async () => {
     if (request.url!.includes('/blobs/')) abort.abort()
     return undefined
   }
-  await assert.rejects(pullSnapshot(to.places, `${fake.host}/x:1`, { signal: abort.signal }), { code: 'OPERATION_CANCELLED' })
+  await assert.rejects(pullSnapshot(to.places, `${fake.host}/x:1`, { signal: abort.signal }),
+    { code: 'OPERATION_CANCELLED' })
   assert.deepEqual([to.places.snapshots.list(), readdirSync(to.places.staging)], [[], []])
 })

@@ -13,7 +13,7 @@ import { hash } from 'node:crypto'
 import { readSync } from 'node:fs'
 import { constants, zstdCompressSync, zstdDecompressSync } from 'node:zlib'
 import { WASM_PAGE_BYTES } from '../base/limits.ts'
-import { writeAt } from './disk.ts'
+import { writeAt } from './positioned.ts'
 
 /** Bytes of a chunk: a page. */
 export const CHUNK_BYTES = WASM_PAGE_BYTES

@@ -9,17 +9,18 @@
 //   HEX.pack       chunks (packs.ts), by chance; HEX.pack.old while it is being removed (collect.ts)
 //   HEX.tmp        what is being written
 
-import { Buffer } from 'node:buffer'
+import type { Buffer } from 'node:buffer'
 import { randomBytes } from 'node:crypto'
 import {
-  closeSync, constants, fchmodSync, fstatSync, fsync, mkdirSync, openSync, readdirSync, readSync, renameSync,
-  unlinkSync, writeSync,
+  closeSync, constants, fstatSync, fsync, mkdirSync, openSync, readdirSync, renameSync,
+  unlinkSync,
 } from 'node:fs'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
 import { assert } from '../base/assert.ts'
 import { CellarError } from '../base/errors.ts'
 import { lockOpened } from '../sys/flock.ts'
+import { readAt, writeAt } from './positioned.ts'
 
 const HEX_BYTES = 32
 const TMP = '.tmp'
@@ -171,7 +172,7 @@ export class NewFile {
     for (;;) {
       this.#name = randomBytes(HEX_BYTES / 2).toString('hex') + TMP
       this.fd = openSync(join(folder.path, this.#name),
-        constants.O_RDWR | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o600)
+        constants.O_RDWR | constants.O_CREAT | constants.O_EXCL | constants.O_NOFOLLOW, 0o444)
       // Who sweeps may have been faster: then it has the lock, or the file is gone.
       if (isHeld(this.fd)) return
       closeSync(this.fd)
@@ -185,8 +186,6 @@ export class NewFile {
 
   /** Nothing more is written. `durable`: what it has is on the disk when it resolves. */
   async finish(durable: boolean): Promise<void> {
-    // The umask doesn't apply; the host and the processes of the project have different users.
-    this.#folder.attempt(() => fchmodSync(this.fd, 0o444))
     if (durable) await this.#folder.syncFile(this.fd)
   }
 
@@ -205,19 +204,6 @@ export class NewFile {
     closeSync(this.fd)
     if (!this.#isKept) this.#folder.remove(this.#name)
   }
-}
-
-/** `length` bytes of a file from `at` on; fewer where it ends. */
-export function readAt(fd: number, at: number, length: number): Buffer {
-  const bytes = Buffer.allocUnsafe(length)
-  let done = 0
-  for (let got; done < length && (got = readSync(fd, bytes, done, length - done, at + done)) > 0;) done += got
-  return bytes.subarray(0, done)
-}
-
-/** Writes all of `bytes` into a file at `at`. Throws a system error. */
-export function writeAt(fd: number, bytes: Uint8Array, at: number): void {
-  for (let done = 0; done < bytes.length;) done += writeSync(fd, bytes, done, bytes.length - done, at + done)
 }
 
 // Names of 16 or 32 bytes in hex; nothing else in the folder is ours.

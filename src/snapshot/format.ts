@@ -141,7 +141,7 @@ const CHUNK = record<ChunkRef>({
 const argument = text(SNAPSHOT_ARGUMENT_BYTES_MAX)
 const REFERENCES_MAX = TABLE_ENTRIES_MAX + TABLE_GROWTH_MAX
 
-type Fields = Omit<BareState, 'version'> & { readonly meta: SnapshotMeta; readonly capture: number
+type Fields = Omit<BareState, 'version' | 'deadlineNs'> & { readonly meta: SnapshotMeta; readonly capture: number
   readonly chunks: readonly ChunkRef[] }
 
 /** The fields of a snapshot, in their order: what is written, read and documented. */

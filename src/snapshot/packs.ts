@@ -18,7 +18,8 @@ import { CellarError } from '../base/errors.ts'
 import { SNAPSHOT_CHUNKS_MAX } from '../base/limits.ts'
 import { CHUNK_BYTES, HASH_BYTES, hashAt, jobOf, SIZE, type Job } from './chunk_work.ts'
 import { crew } from './crew.ts'
-import { readAt, type Folder, type NewFile } from './disk.ts'
+import type { Folder, NewFile } from './disk.ts'
+import { readAt } from './positioned.ts'
 
 const MAGIC = Buffer.from('CELLPACK')
 const VERSION = 1

@@ -9,6 +9,7 @@
 
 import { Buffer } from 'node:buffer'
 import { hash } from 'node:crypto'
+import { setImmediate as otherWork } from 'node:timers/promises'
 import { CellarError } from '../base/errors.ts'
 import { SNAPSHOT_BYTES_MAX } from '../base/limits.ts'
 import { CAPTURE_VERSION, type CellState, type MemoryImage } from '../cell/state.ts'
@@ -199,6 +200,7 @@ export class SnapshotStore {
           await this.#keep([draft], [], undefined, durable)
           draft = undefined
         }
+        await otherWork()
       }
     } catch (error) {
       draft?.[Symbol.dispose]()
@@ -238,7 +240,7 @@ async function hashesOf(memory: MemoryImage, known: Known | undefined): Promise<
   const before = known?.image
   let other = 0
   for (const [slot, page] of memory.present.entries()) {
-    while (before !== undefined && other < before.present.length && before.present[other]! < page) other++
+    while (before?.present[other] !== undefined && before.present[other]! < page) other++
     const isSame = before?.present[other] === page &&
       Buffer.from(memory.bytes, slot * CHUNK_BYTES, CHUNK_BYTES)
         .equals(Buffer.from(before.bytes, other * CHUNK_BYTES, CHUNK_BYTES))

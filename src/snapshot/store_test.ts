@@ -12,7 +12,7 @@ import type { CellState, MemoryImage } from '../cell/state.ts'
 import { CHUNK_BYTES } from './chunk_work.ts'
 import { Folder, NewFile } from './disk.ts'
 import { Packs } from './packs.ts'
-import { SnapshotStore, type WrittenSnapshot } from './store.ts'
+import type { SnapshotStore, WrittenSnapshot } from './store.ts'
 import { memoryOf, metaOf, MODULE_DIGEST, newStore, pageOf, stateOf } from './test_support.ts'
 
 const SOFT = { durable: false }
@@ -147,9 +147,9 @@ test('what is collected while others write and read is not missed by them', asyn
   const stores = [rig.store, rig.again(), rig.again()]
   const shared = memoryOf(100, Object.fromEntries(Array.from({ length: 30 }, (_, page) => [page, 'random' as const])))
   const collector = rig.again()
-  let isDone = false
+  const done = new AbortController()
   const collecting = (async () => {
-    for (; !isDone; await new Promise(setImmediate)) await collector.collect()
+    for (; !done.signal.aborted; await new Promise(setImmediate)) await collector.collect()
   })()
   await Promise.all(stores.map(async (store, who) => {
     for (let round = 0; round < 25; round++) {
@@ -160,7 +160,7 @@ test('what is collected while others write and read is not missed by them', asyn
       store.remove(digest)
     }
   }))
-  isDone = true
+  done.abort()
   await collecting
   await collector.collect()
   assert.deepEqual(rig.files(''), [])

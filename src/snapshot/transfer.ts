@@ -7,6 +7,7 @@
 // last length is 0: what is cut off is noticed. Elsewhere: what the receiver believes of it (store.ts).
 
 import { Buffer } from 'node:buffer'
+import { setImmediate as otherWork } from 'node:timers/promises'
 import { CellarError } from '../base/errors.ts'
 import { SNAPSHOT_BYTES_MAX } from '../base/limits.ts'
 import { CHUNK_BYTES } from './chunk_work.ts'
@@ -21,7 +22,11 @@ export async function* streamOf(
   manifest: Uint8Array, records: Iterable<Uint8Array> | AsyncIterable<Uint8Array>,
 ): AsyncGenerator<Uint8Array> {
   yield Buffer.concat([MAGIC, u32(VERSION), u32(manifest.length), manifest])
-  yield* records
+  for await (const piece of records) {
+    yield piece
+    // Files are read at once, and who takes it may have room for all: consoles are served between pieces.
+    await otherWork()
+  }
   yield u32(0)
 }
 

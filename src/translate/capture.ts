@@ -25,7 +25,9 @@ import type { Calls } from './calls.ts'
 import { localTypes, writeCaptured } from './captured_body.ts'
 import { Planner, type FramePlan, type PlanContext } from './frame_plan.ts'
 import { ModuleTypes, type Keep } from './module_types.ts'
-import { frameFunction, keepFunction, pollFunction, type AddedCode } from './save_area.ts'
+import {
+  frameFunction, keepExceptionFunction, keepFunction, keepTagFunction, pollFunction, type AddedCode,
+} from './save_area.ts'
 import type { SiteParts } from './site_code.ts'
 import { Splice, type BodyTranslator } from './splice.ts'
 
@@ -76,6 +78,8 @@ export class Capture implements BodyTranslator, PlanContext {
   readonly #hasTailCalls: boolean
   readonly #keeps = new Map<number, number>()
   readonly #drops = new Map<string, number>()
+  readonly #tags = new Map<number, number>()
+  #exception: number | undefined
 
   constructor(module: Module, parts: { calls: Calls; bulk: BulkHelpers; added: AddedFunctions; places: CapturePlaces
     hasTailCalls: boolean }) {
@@ -90,6 +94,9 @@ export class Capture implements BodyTranslator, PlanContext {
       types: this.types, control,
       poll: this.added.add(pollFunction(control, yields)), frame: this.added.add(frameFunction(control)),
       keep: (keep, count) => this.#keepOf(keep, count),
+      keepException: () => this.#exception ??=
+        this.added.add(keepExceptionFunction(control, this.types, (tag) => this.#keepTag(tag))),
+      keepTag: (tag) => this.#keepTag(tag),
     }
     this.#planner = new Planner(this)
   }
@@ -133,6 +140,14 @@ export class Capture implements BodyTranslator, PlanContext {
       const written = splice.out.written()
       this.added.codes[index - this.added.first] = { type, body: written.slice(written.length - splice.size) }
     }
+  }
+
+  #keepTag(tag: number): number {
+    let index = this.#tags.get(tag)
+    if (index === undefined) {
+      this.#tags.set(tag, index = this.added.add(keepTagFunction(this.#places.control, this.types, tag)))
+    }
+    return index
   }
 
   /** The functions that drop segments. */

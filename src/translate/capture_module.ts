@@ -14,12 +14,13 @@ import { BulkHelpers } from './bulk.ts'
 import { HOLDS_TABLE_CHANGE, HOLDS_TAIL_CALL, type Calls } from './calls.ts'
 import { AddedFunctions, Capture } from './capture.ts'
 import { bitsOf, CAPTURE_SECTION, encodeInfo } from './capture_info.ts'
-import { KEEP_EXTERN, KEEP_FUNC } from './module_types.ts'
+import { KEEP_EXCEPTION, KEEP_EXTERN, KEEP_FUNC } from './module_types.ts'
 import {
   CONTROL_FRAMES, CONTROL_PAGES, CONTROL_POINTER, CONTROL_STATE, loadOf, loadWord, storeOf, storeWord,
   type AddedCode,
 } from './save_area.ts'
-import { CONTROL_MEMORY, YIELD_TABLE, type Places, type Translated } from './translate.ts'
+import { CONTROL_MEMORY, YIELD_TABLE } from './added_names.ts'
+import type { Places, Translated } from './translate.ts'
 import { Uncapturable } from './uncapturable.ts'
 
 /** Names of exports; an index follows some of them. */
@@ -101,6 +102,7 @@ function globalFunctions(capture: Capture, { memory }: Places): { save: AddedCod
     const kind = types.keepOf(type)
     if (kind === undefined) throw new Uncapturable(-1, `global ${i} holds a value of type ${types.values.nameOf(type)}`)
     // References are JavaScript's to read and write, through the export.
+    if (kind === KEEP_EXCEPTION) throw new Uncapturable(-1, `global ${i} holds an exception`)
     if (kind !== KEEP_FUNC && kind !== KEEP_EXTERN) keep(i, kind)
   })
   for (const { global, opcode, segment } of dropped) {

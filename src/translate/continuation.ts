@@ -30,12 +30,13 @@ import { localTypes, runsOf, writeRuns } from './captured_body.ts'
 import { ContinuationBody, type ContinuationParts } from './continuation_body.ts'
 import { BadFrames, distinct, type Frame } from './frames.ts'
 import { Planner, SITE_CALL, type FramePlan, type PlanContext } from './frame_plan.ts'
-import { KEEP_EXTERN, KEEP_FUNC, ModuleTypes, type Keep } from './module_types.ts'
+import { KEEP_EXCEPTION, KEEP_EXTERN, KEEP_FUNC, ModuleTypes, SIZES, type Keep } from './module_types.ts'
 import {
-  CONTROL_EXTERNS, CONTROL_FUNCS, CONTROL_PAGES, CONTROL_POINTER, CONTROL_STATE, frameFunction, GATE_FRAME, keepFunction,
-  loadOf, loadWord, storeWord, TRAILER_BYTES, type AddedCode,
+  CONTROL_EXTERNS, CONTROL_FUNCS, CONTROL_PAGES, CONTROL_POINTER, CONTROL_STATE, frameFunction, GATE_FRAME,
+  keepExceptionFunction, keepFunction, keepTagFunction, loadOf, loadWord, makeExceptionFunction, storeWord, throwKept,
+  TRAILER_BYTES, type AddedCode,
 } from './save_area.ts'
-import { CONTROL_MEMORY, YIELD_TABLE } from './translate.ts'
+import { CONTROL_MEMORY, YIELD_TABLE } from './added_names.ts'
 
 /** Names of imports, each followed by an index in the guest's module; the exported function. */
 export const CONTINUATION = {
@@ -72,7 +73,9 @@ class Builder implements PlanContext {
   readonly #imports = new Map<number, number>()
   readonly #newTypes = new Map<string, number>()
   readonly #typeBytes: number[][] = []
-  readonly #keeps = new Map<number, number>()
+  readonly #added = new Map<string, number>()
+  // The local that has the address of the frame, of the function that is being made.
+  #base = 0
   readonly #codes: { type: number; body: ArrayLike<number> }[] = []
   readonly #control: number
   readonly #tables: { readonly guest: number; readonly references: number; readonly own: number }
@@ -219,6 +222,10 @@ class Builder implements PlanContext {
     return {
       types: this.types, control: this.#control, poll: this.#imports.get(this.#info.poll)!, frame,
       keep: (keep, count) => this.#keepOf(keep, count),
+      keepException: () => this.#addOnce('exception', () =>
+        keepExceptionFunction(this.#control, this.types, (tag) => this.#keepTag(tag))),
+      keepTag: (tag) => this.#keepTag(tag),
+      throwKept: (offset) => throwKept(this.#control, this.types, this.#base, offset),
       function: (index) => this.#imports.get(index)!,
       blockType: (results) => results.length === 0 ? [VOID] : results.length === 1 ? values.bytesOf(results[0]!)
         : leb(this.#typeOf([], results)),
@@ -227,12 +234,17 @@ class Builder implements PlanContext {
   }
 
   #keepOf(keep: Keep, count: number): number {
-    const key = keep * 32 + count
-    let index = this.#keeps.get(key)
-    if (index === undefined) {
-      const table = this.#tables.guest + (keep === KEEP_EXTERN ? 2 : 1)
-      this.#keeps.set(key, index = this.#add(keepFunction(this.#control, keep, count, table)))
-    }
+    const table = this.#tables.guest + (keep === KEEP_EXTERN ? 2 : 1)
+    return this.#addOnce(`${keep} ${count}`, () => keepFunction(this.#control, keep, count, table))
+  }
+
+  #keepTag(tag: number): number {
+    return this.#addOnce(`tag ${tag}`, () => keepTagFunction(this.#control, this.types, tag))
+  }
+
+  #addOnce(key: string, make: () => AddedCode): number {
+    let index = this.#added.get(key)
+    if (index === undefined) this.#added.set(key, index = this.#add(make()))
     return index
   }
 
@@ -255,7 +267,7 @@ class Builder implements PlanContext {
     else {
       const { reader, start, end, plan } = this.#sources.get(frame.func)!
       reader.open(start, end)
-      const base = plan.locals.length
+      const base = this.#base = plan.locals.length
       const runs = runsOf([...plan.locals, 0], 0)
       out.u32(runs.length)
       writeRuns(out, runs, this.types)
@@ -289,12 +301,19 @@ class Builder implements PlanContext {
   #restore(out: BodyWriter, plan: FramePlan, site: number, base: number): void {
     let offset = 0
     plan.sites[site]!.saved.forEach((locals, keep) => {
+      if (keep === KEEP_EXCEPTION) return
       if (keep === KEEP_FUNC || keep === KEEP_EXTERN) return this.#takeReferences(out, plan, locals, keep)
       for (const local of locals) {
         out.append([LOCAL_GET, ...leb(base), ...loadOf(this.#control, keep as Keep, offset), LOCAL_SET, ...leb(local)])
         offset += SIZES[keep]!
       }
     })
+    for (const local of plan.sites[site]!.saved[KEEP_EXCEPTION]!) {
+      const make = this.#addOnce('make', () => makeExceptionFunction(this.#control, this.types))
+      out.append([LOCAL_GET, ...leb(base), I32_CONST, ...signed(offset), I32_ADD, CALL, ...leb(make),
+        LOCAL_SET, ...leb(local)])
+      offset += this.types.exceptionBytes!
+    }
   }
 
   #takeReferences(out: BodyWriter, plan: FramePlan, locals: readonly number[], keep: number): void {
@@ -397,7 +416,6 @@ function signed(value: number): number[] {
   return [...out.written()]
 }
 
-const SIZES = [4, 8, 4, 8, 16]
 const VOID = 0x40
 const FUNCREF = 0x70
 const EXTERNREF = 0x6f

@@ -29,6 +29,8 @@ export type ContinuationParts = SiteParts & {
   blockType(results: readonly number[]): readonly number[]
   /** Code that calls the continuation of the next frame, whose function has these results. */
   dispatch(results: readonly number[]): readonly number[]
+  /** Code that throws the exception that is kept at this offset of the frame. */
+  throwKept(offset: number): readonly number[]
 }
 
 /** A block around the site. Offsets are of bytes: of its first instruction, where its arm ends, of its `end`. */
@@ -97,7 +99,7 @@ export class ContinuationBody {
   // Level -1 is the function; level i the i-th block of the path.
   #level(level: number, site: Site, number: number, here: boolean): void {
     const block = this.#path[level]
-    if (block !== undefined) this.#begin(block, level)
+    if (block !== undefined) this.#begin(block, level, site)
     const isLast = level === this.#path.length - 1
     const bases = site.bases
     const from = bases[level + 1]!
@@ -113,7 +115,7 @@ export class ContinuationBody {
     this.#rest(block, level, start, depth)
   }
 
-  #begin({ opcode, signature, isHandler, at }: Block, level: number): void {
+  #begin({ opcode, signature, isHandler, at }: Block, level: number, site: Site): void {
     const out = this.#out
     const type = this.#parts.blockType(signature.results)
     if (opcode === LOOP) {
@@ -129,8 +131,14 @@ export class ContinuationBody {
       out.append(type)
       this.#catches(level - 1, 0, 0)
     } else {
-      out.byte(opcode === TRY && !isHandler ? TRY : BLOCK)
+      // A handler that throws again what it has caught must have caught it.
+      const kept = isHandler ? site.handlers.indexOf(level + 1) : -1
+      out.byte(opcode === TRY && (!isHandler || kept >= 0) ? TRY : BLOCK)
       out.append(type)
+      if (kept < 0) return
+      const behind = site.handlers.length - kept
+      out.append(this.#parts.throwKept(site.size - behind * this.#parts.types.exceptionBytes!))
+      out.byte(CATCH_ALL)
     }
   }
 

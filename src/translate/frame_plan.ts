@@ -24,7 +24,7 @@ import { OPCODE_END, opcodeOf, REF, REF_NULL } from '../wasm/opcodes.ts'
 import { Reader } from '../wasm/reader.ts'
 import { I32, I64 } from '../wasm/value_types.ts'
 import { EVENT, Liveness } from './liveness.ts'
-import { KEEPS, type ModuleTypes, type Signature } from './module_types.ts'
+import { KEEP_EXCEPTION, KEEPS, SIZES, type ModuleTypes, type Signature } from './module_types.ts'
 import { Uncapturable } from './uncapturable.ts'
 
 /** What a plan must know of the rest of the module. */
@@ -55,6 +55,13 @@ export type Site = {
   saved: readonly (readonly number[])[]
   /** Bytes of the frame without its trailer. */
   size: number
+  /**
+   * Handlers around it that throw again what they have caught, by the number of blocks around their tries; it is kept,
+   * too, behind all else.
+   */
+  readonly handlers: readonly number[]
+  /** How many blocks are around it, the function's own included. */
+  readonly depth: number
   /** Where the operands of each open block begin, the function's own first, if the planner was asked for it. */
   readonly bases: readonly number[]
 }
@@ -78,8 +85,6 @@ const GAP_BYTES_MAX = 128 * 1024
 /** What plans of one function may come to: beyond it, its translation would take too long, or be too large. */
 const WORK_MAX = 30_000_000
 const SAVED_MAX = 1_000_000
-
-const SIZES = [4, 8, 4, 8, 16, 0, 0]
 
 type Control = {
   kind: number; base: number; signature: Signature; hasCatch: boolean
@@ -106,8 +111,9 @@ export class Planner {
   #replacements: Replacement[] = []
   #savedTotal = 0
   #function = 0
-  // The tries in one of whose handlers a site is.
-  #handling: Control[] = []
+  #handlersOpen = 0
+  // Of sites that are in handlers: those of their tries.
+  #handling: { readonly handlers: number[]; readonly control: Control; readonly level: number }[] = []
 
   readonly #wantsBases: boolean
 
@@ -132,6 +138,7 @@ export class Planner {
     this.#tees = []
     this.#replacements = []
     this.#handling = []
+    this.#handlersOpen = 0
     this.#height = this.#teed = this.#savedTotal = 0
     this.#controls.length = 0
     if (this.#temps.size > 0) this.#temps.clear()
@@ -140,7 +147,7 @@ export class Planner {
       hasCatch: false, labels: 0 })
     if (parts.entryCheck) this.#addSite(SITE_ENTRY, reader.codeStart, reader.codeStart, [])
     this.#walk(reader)
-    if (this.#handling.some(({ kind }) => kind === RETHROWN)) throw this.#cannot('throws again what it has caught')
+    for (const { handlers, control, level } of this.#handling) if (control.kind === RETHROWN) handlers.push(level)
     this.#tees.sort((a, b) => a.after - b.after)
     this.#keep(parts.locals.length)
     return { sites: this.#sites, tees: this.#tees, replacements: this.#replacements, locals: this.#locals,
@@ -250,11 +257,17 @@ export class Planner {
       results.push(this.#local(this.#height, type))
       this.#push(type, -1)
     }
-    for (const control of this.#controls) if (control.hasCatch) this.#handling.push(control)
+    const handlers: number[] = []
+    if (this.#handlersOpen > 0) {
+      this.#controls.forEach((control, level) => {
+        if (control.hasCatch) this.#handling.push({ handlers, control, level })
+      })
+    }
     this.#savedTotal += height + results.length
     if (this.#savedTotal > SAVED_MAX) throw this.#cannot('is too large')
     this.#liveness.add(EVENT.site, this.#sites.length)
-    this.#sites.push({ kind, at, after, height, results, resultTypes, operands, saved: [], size: 0,
+    this.#sites.push({ kind, at, after, height, results, resultTypes, operands, saved: [], size: 0, handlers,
+      depth: this.#controls.length,
       bases: this.#wantsBases ? this.#controls.map(({ base }) => base) : [] })
   }
 
@@ -437,6 +450,7 @@ export class Planner {
       case CATCH: case CATCH_ALL: {
         const control = this.#top
         liveness.add(EVENT.catch, 0, control.hasCatch ? 0 : 1)
+        if (!control.hasCatch) this.#handlersOpen++
         control.hasCatch = true
         this.#reset(control.base)
         if (opcode === CATCH) this.#pushAll(types.signature(types.tags[slots[0]!]!).params, reader.end)
@@ -444,6 +458,7 @@ export class Planner {
       }
       default: { // end, delegate
         const control = this.#controls.pop()!
+        if (control.hasCatch) this.#handlersOpen--
         if (this.#controls.length === 0) return GOES_ON
         liveness.add(EVENT.end, control.kind === RETHROWN ? EVENT.try : control.kind, control.labels)
         this.#reset(control.base)
@@ -492,7 +507,12 @@ export class Planner {
       for (const local of site.operands) this.#save(saved, local)
       for (const local of site.results) this.#save(saved, local)
       site.saved = saved
-      site.size = saved.reduce((sum, { length }, keep) => sum + length * SIZES[keep]!, 0)
+      const exceptions = saved[KEEP_EXCEPTION]!.length + site.handlers.length
+      if (exceptions > 0 && this.#context.types.exceptionBytes === undefined) {
+        throw this.#cannot('holds an exception of many kinds, or with references')
+      }
+      site.size = saved.reduce((sum, { length }, keep) => sum + length * (SIZES[keep] ?? 0), 0) +
+        exceptions * (this.#context.types.exceptionBytes ?? 0)
     })
   }
 

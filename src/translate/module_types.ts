@@ -25,6 +25,8 @@ export class ModuleTypes {
   /** By tag: its type's index. */
   readonly tags: readonly number[]
   readonly importedFunctions: number
+  /** What an exception takes in a frame: the number of its tag, then what it carries; undefined: it can't be kept. */
+  readonly exceptionBytes: number | undefined
   readonly #signatures: (Signature | undefined)[] = []
   readonly #single = new Map<number, Signature>()
 
@@ -37,6 +39,7 @@ export class ModuleTypes {
       .map(({ type, index64 }) => ({ type: this.values.of(type), index64 }))
     this.memories64 = memoriesOf(module).map((one) => one.index64)
     this.tags = [...importsOf(module, 'tag').map((one) => one.type), ...definedTags(module)]
+    this.exceptionBytes = this.#exceptionBytes()
   }
 
   /** Of type index `type`. */
@@ -67,23 +70,45 @@ export class ModuleTypes {
     return found
   }
 
+  #exceptionBytes(): number | undefined {
+    if (this.tags.length > TAGS_MAX) return undefined
+    let most = 0
+    for (const tag of this.tags) {
+      const { params } = this.signature(tag)
+      if (params.some((type) => type >= REFERENCES)) return undefined
+      most = Math.max(most, params.reduce((sum, type) => sum + SIZES[type]!, 0))
+    }
+    return 4 + most
+  }
+
   /** What a frame may hold of a type: how it is kept. undefined: it can't be kept. */
   keepOf(type: number): Keep | undefined {
     if (type < REFERENCES) return type as Keep
     const name = this.values.nameOf(type)
     if (name === 'funcref' || name === '(ref null func)' || name === 'nullfuncref') return KEEP_FUNC
     if (name === 'externref' || name === '(ref null extern)' || name === 'nullexternref') return KEEP_EXTERN
+    if (name === 'exnref' || name === '(ref null exn)' || name === 'nullexnref') {
+      // Its tag is found by catching it, which needs a block for what it carries.
+      const isSimple = this.tags.length > 0 && this.tags.every((tag) => this.signature(tag).params.length < 2)
+      return this.exceptionBytes === undefined || !isSimple ? undefined : KEEP_EXCEPTION
+    }
     const index = /^\(ref null (\d+)\)$/.exec(name)?.[1]
     return index !== undefined && this.module.types[Number(index)]?.kind === 'func' ? KEEP_FUNC : undefined
   }
 }
 
 /** As numbers in the save area, by type; or in a table of functions or of the host's references. */
-export type Keep = 0 | 1 | 2 | 3 | 4 | typeof KEEP_FUNC | typeof KEEP_EXTERN
+export type Keep = 0 | 1 | 2 | 3 | 4 | typeof KEEP_FUNC | typeof KEEP_EXTERN | typeof KEEP_EXCEPTION
 export const KEEP_FUNC = 5
 export const KEEP_EXTERN = 6
-export const KEEPS = 7
+/** As the number of its tag, and what it carries. */
+export const KEEP_EXCEPTION = 7
+export const KEEPS = 8
 
+/** A site lists all tags. */
+const TAGS_MAX = 16
+/** Bytes of a number in a frame, by type. */
+export const SIZES: readonly number[] = [4, 8, 4, 8, 16]
 const REFERENCES = 5
 const NOTHING: Signature = { params: [], results: [] }
 

@@ -15,7 +15,7 @@
 
 import { leb, sleb } from '../wasm/encode.ts'
 import { opcodeOf } from '../wasm/opcodes.ts'
-import { KEEP_EXTERN, KEEP_FUNC, type Keep } from './module_types.ts'
+import { KEEP_EXTERN, KEEP_FUNC, SIZES, type Keep, type ModuleTypes } from './module_types.ts'
 
 /** Byte addresses in the control memory. */
 export const CONTROL_STATE = 64
@@ -42,7 +42,6 @@ export const GROUP_MAX = 16
 export type AddedCode = { readonly type: readonly number[]; readonly body: ArrayLike<number> }
 
 const TYPES = [0x7f, 0x7e, 0x7d, 0x7c, 0x7b, 0x70, 0x6f]
-const SIZES = [4, 8, 4, 8, 16] as const
 
 /** Code that loads a word of the control memory, or stores what `value` computes. */
 export function loadWord(control: number, address: number): number[] {
@@ -61,8 +60,8 @@ export function keepFunction(control: number, keep: Keep, count: number, table: 
   const pointer = [LOCAL_GET, ...leb(count)]
   return { type, body: [1, 1, TYPES[0]!, ...loadWord(control, CONTROL_POINTER), LOCAL_SET, ...leb(count),
     ...Array.from({ length: count }, (_, i) =>
-      [...pointer, LOCAL_GET, ...leb(i), ...storeOf(control, keep, i * SIZES[keep])]).flat(),
-    ...storeWord(control, CONTROL_POINTER, [...pointer, I32_CONST, ...sleb(count * SIZES[keep]), I32_ADD]), END] }
+      [...pointer, LOCAL_GET, ...leb(i), ...storeOf(control, keep, i * SIZES[keep]!)]).flat(),
+    ...storeWord(control, CONTROL_POINTER, [...pointer, I32_CONST, ...sleb(count * SIZES[keep]!), I32_ADD]), END] }
 }
 
 // The table grows by what is put behind its end.
@@ -77,6 +76,74 @@ function keepReferences(control: number, word: number, count: number, table: num
       ...at, I32_CONST, 1, I32_ADD, LOCAL_SET, ...leb(count),
     ]).flat(),
     ...storeWord(control, word, at), END]
+}
+
+/** The function that keeps an exception of a tag: its parameters are what it carries. */
+export function keepTagFunction(control: number, types: ModuleTypes, tag: number): AddedCode {
+  const { params } = types.signature(types.tags[tag]!)
+  const pointer = [LOCAL_GET, ...leb(params.length)]
+  let offset = 4
+  const stores = params.flatMap((type, i) => {
+    const at = offset
+    offset += SIZES[type]!
+    return [...pointer, LOCAL_GET, ...leb(i), ...storeOf(control, type as Keep, at)]
+  })
+  return { type: [0x60, ...leb(params.length), ...params.map((type) => TYPES[type]!), 0],
+    body: [1, 1, TYPES[0]!, ...loadWord(control, CONTROL_POINTER), LOCAL_SET, ...leb(params.length),
+      ...pointer, I32_CONST, ...sleb(tag), ...storeOf(control, 0, 0), ...stores,
+      ...storeWord(control, CONTROL_POINTER, [...pointer, I32_CONST, ...sleb(types.exceptionBytes!), I32_ADD]), END] }
+}
+
+/**
+ * The function that keeps an exception: its parameter, which may be null. Tags carry a value at most. `keepTag`: of
+ * keepTagFunction.
+ */
+export function keepExceptionFunction(control: number, types: ModuleTypes, keepTag: (tag: number) => number):
+    AddedCode {
+  const { tags } = types
+  const count = tags.length
+  const catches = tags.flatMap((_, i) => [CATCH_CLAUSE, ...leb(i), ...leb(i)])
+  // What is null has no tag; block i ends with what an exception of tag i carries.
+  const isNull = [LOCAL_GET, 0, REF_IS_NULL, IF, VOID,
+    ...loadWord(control, CONTROL_POINTER), I32_CONST, ...sleb(-1), ...storeOf(control, 0, 0),
+    ...storeWord(control, CONTROL_POINTER, [...loadWord(control, CONTROL_POINTER), I32_CONST,
+      ...sleb(types.exceptionBytes!), I32_ADD]), RETURN, END]
+  const blocks = tags.map((type) => {
+    const { params } = types.signature(type)
+    return [BLOCK, params.length === 0 ? VOID : TYPES[params[0]!]!]
+  }).reverse().flat()
+  return { type: [0x60, 1, EXNREF, 0], body: [0, ...isNull, ...blocks,
+    TRY_TABLE, VOID, ...leb(count), ...catches, LOCAL_GET, 0, THROW_REF, END, UNREACHABLE, END,
+    ...tags.flatMap((_, i) => [CALL, ...leb(keepTag(i)), ...(i < count - 1 ? [RETURN, END] : [])]), END] }
+}
+
+/** Code that throws the exception that is kept at `offset` from the address in local `base`. */
+export function throwKept(control: number, types: ModuleTypes, base: number, offset: number): number[] {
+  const { tags } = types
+  const at = [LOCAL_GET, ...leb(base)]
+  return [
+    ...tags.flatMap(() => [BLOCK, VOID]), BLOCK, VOID,
+    ...at, ...loadOf(control, 0, offset), BR_TABLE, ...leb(tags.length), ...tags.flatMap((_, i) => leb(i)),
+    ...leb(tags.length), END,
+    ...tags.flatMap((type, i) => {
+      let from = offset + 4
+      const loads = types.signature(type).params.flatMap((one) => {
+        const load = [...at, ...loadOf(control, one as Keep, from)]
+        from += SIZES[one]!
+        return load
+      })
+      return [...loads, THROW, ...leb(i), END]
+    }),
+    UNREACHABLE,
+  ]
+}
+
+/** The function that makes an exception again: (address of what was kept) → exnref. */
+export function makeExceptionFunction(control: number, types: ModuleTypes): AddedCode {
+  return { type: [0x60, 1, 0x7f, 1, EXNREF], body: [0,
+    LOCAL_GET, 0, ...loadOf(control, 0, 0), I32_CONST, 0, I32_LT_S, IF, VOID, REF_NULL, EXNREF, RETURN, END,
+    BLOCK, EXNREF, TRY_TABLE, VOID, 1, CATCH_ALL_REF_CLAUSE, 0, ...throwKept(control, types, 0, 0), END, UNREACHABLE, END,
+    END] }
 }
 
 /** The function that ends a frame: (function, site, size). */
@@ -140,6 +207,17 @@ const BULK = 0xfc
 const TABLE_GROW = [0x0f]
 const TABLE_SIZE = [0x10]
 const UNREACHABLE = opcodeOf('unreachable')
+const EXNREF = 0x69
+const CATCH_CLAUSE = 0
+const CATCH_ALL_REF_CLAUSE = 3
+const TRY_TABLE = opcodeOf('try_table')
+const THROW = opcodeOf('throw')
+const THROW_REF = opcodeOf('throw_ref')
+const REF_NULL = opcodeOf('ref.null')
+const REF_IS_NULL = opcodeOf('ref.is_null')
+const BLOCK = opcodeOf('block')
+const BR_TABLE = opcodeOf('br_table')
+const I32_LT_S = opcodeOf('i32.lt_s')
 const IF = opcodeOf('if')
 const ELSE = opcodeOf('else')
 const END = opcodeOf('end')

@@ -13,7 +13,7 @@
 import type { BodyWriter } from '../wasm/body_writer.ts'
 import { opcodeOf } from '../wasm/opcodes.ts'
 import type { FramePlan, Site, Tee } from './frame_plan.ts'
-import type { Keep, ModuleTypes } from './module_types.ts'
+import { KEEP_EXCEPTION, type Keep, type ModuleTypes } from './module_types.ts'
 import { GROUP_MAX } from './save_area.ts'
 import { Uncapturable } from './uncapturable.ts'
 
@@ -23,6 +23,9 @@ export type SiteParts = {
   readonly control: number; readonly poll: number; readonly frame: number
   /** The function that keeps `count` values. */
   keep(keep: Keep, count: number): number
+  /** The function that keeps an exception; and what one of a tag carries. */
+  keepException(): number
+  keepTag(tag: number): number
 }
 
 /** Writes tees. */
@@ -60,14 +63,25 @@ export function writeCheck(
   out.byte(END)
 }
 
-function writeKeeps(out: BodyWriter, parts: SiteParts, { saved }: Site): void {
+function writeKeeps(out: BodyWriter, parts: SiteParts, { saved, handlers, depth }: Site): void {
   for (let keep = 0; keep < saved.length; keep++) {
     const locals = saved[keep]!
-    for (let i = 0; i < locals.length; i += GROUP_MAX) {
-      const end = Math.min(locals.length, i + GROUP_MAX)
+    for (let i = 0; i < locals.length; i += keep === KEEP_EXCEPTION ? 1 : GROUP_MAX) {
+      const end = Math.min(locals.length, keep === KEEP_EXCEPTION ? i + 1 : i + GROUP_MAX)
       for (let k = i; k < end; k++) instruction(out, LOCAL_GET, locals[k]!)
-      instruction(out, CALL, parts.keep(keep as Keep, end - i))
+      instruction(out, CALL, keep === KEEP_EXCEPTION ? parts.keepException() : parts.keep(keep as Keep, end - i))
     }
+  }
+  // Within the check's two blocks, and one more.
+  for (const level of handlers) {
+    out.byte(TRY)
+    out.byte(VOID)
+    instruction(out, RETHROW, depth - 1 - level + 3)
+    parts.types.tags.forEach((_, tag) => {
+      instruction(out, CATCH, tag)
+      instruction(out, CALL, parts.keepTag(tag))
+    })
+    out.byte(END)
   }
 }
 
@@ -108,6 +122,9 @@ const IF = opcodeOf('if')
 const END = opcodeOf('end')
 const CALL = opcodeOf('call')
 const RETURN = opcodeOf('return')
+const TRY = opcodeOf('try')
+const CATCH = opcodeOf('catch')
+const RETHROW = opcodeOf('rethrow')
 const DEFAULTS: readonly (readonly number[])[] = [
   [I32_CONST, 0], [opcodeOf('i64.const'), 0], [opcodeOf('f32.const'), 0, 0, 0, 0],
   [opcodeOf('f64.const'), 0, 0, 0, 0, 0, 0, 0, 0], [0xfd, 12, ...new Array<number>(16).fill(0)],

@@ -22,6 +22,7 @@ import type { BodyReader } from '../wasm/body.ts'
 import { functionTypes, importsOf, memoriesOf, type Module } from '../wasm/module.ts'
 import { instructionOf } from '../wasm/opcodes.ts'
 import { HYPERVISOR_MODULE, ReservedName, START_EXPORT } from '../wasm/prepare.ts'
+import { CONTROL_MEMORY, FUEL_GLOBAL, YIELD_TABLE } from './added_names.ts'
 import { assemble, translateBodies } from './assemble.ts'
 import { BulkHelpers, type Helper } from './bulk.ts'
 import { callsOf } from './calls.ts'
@@ -49,13 +50,6 @@ export type Options = {
 
 /** A translated module, a part of its buffer. `checks` is how many places were given one. */
 export type Translated = { readonly bytes: Uint8Array<ArrayBuffer>; readonly checks: number }
-
-/** The name under which the pCPU's control memory (shared, one page) is imported. */
-export const CONTROL_MEMORY = 'control'
-/** The export that is the table of one function, () → (): where a guest goes when its time is over. */
-export const YIELD_TABLE = 'cellar:yield'
-/** The export that is the fuel that is left (a mutable i32): below 0 the guest leaves, and gets more. */
-export const FUEL_GLOBAL = 'cellar:fuel'
 
 /**
  * Translates a prepared module. Throws Untreatable; ReservedName if it uses the hypervisor's names; Uncapturable, if it

@@ -7,7 +7,8 @@ import { test } from 'node:test'
 import wabt from 'wabt'
 import { decodeModule } from '../wasm/decode.ts'
 import { prepare, ReservedName } from '../wasm/prepare.ts'
-import { CONTROL_MEMORY, FUEL_GLOBAL, translate, YIELD_TABLE, type Options, type Translated } from './translate.ts'
+import { CONTROL_MEMORY, FUEL_GLOBAL, YIELD_TABLE } from './added_names.ts'
+import { translate, type Options, type Translated } from './translate.ts'
 import { Untreatable } from './untreatable.ts'
 
 const { parseWat } = await wabt()

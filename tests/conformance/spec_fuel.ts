@@ -13,7 +13,7 @@ import {
 import { importsOf, sectionOf, type Module } from '../../src/wasm/module.ts'
 import { OPCODE_END, opcodeOf } from '../../src/wasm/opcodes.ts'
 import { Reader } from '../../src/wasm/reader.ts'
-import { FUEL_GLOBAL } from '../../src/translate/translate.ts'
+import { FUEL_GLOBAL } from '../../src/translate/added_names.ts'
 
 /** The module with a mutable global that is exported as FUEL_GLOBAL, and decreases with each instruction. */
 export function countEach(module: Module): Uint8Array<ArrayBuffer> {

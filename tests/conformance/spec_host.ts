@@ -5,7 +5,7 @@
 //
 // What a command comes to is a text, so that two runs can be compared: 'returned i32 00000001', 'trap: divide by zero'.
 
-import { CONTROL_MEMORY } from '../../src/translate/translate.ts'
+import { CONTROL_MEMORY } from '../../src/translate/added_names.ts'
 import { Untreatable } from '../../src/translate/untreatable.ts'
 import { decodeModule } from '../../src/wasm/decode.ts'
 import type { MemoryType, Module } from '../../src/wasm/module.ts'

@@ -1,4 +1,4 @@
-// fuzz/snapshot_fuzz_test.ts: snapshots of any state, and snapshots, streams and packs that anybody may have changed.
+// tests/fuzz/snapshot_fuzz_test.ts: snapshots of any state, and snapshots, streams and packs that were changed.
 //
 // Digests keep chance out, not malice: so most of what is changed here gets digests that are right again. Whatever
 // comes, it is refused with a SNAPSHOT_… error, or is a snapshot whose encoding is these very bytes.
@@ -9,7 +9,7 @@ import { hash } from 'node:crypto'
 import { chmodSync, readFileSync, writeFileSync } from 'node:fs'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { CellarError } from '../../src/base/errors.ts'
+import type { CellarError } from '../../src/base/errors.ts'
 import type { CellState } from '../../src/cell/state.ts'
 import type { SavedDescriptor, SavedIs } from '../../src/services/saved.ts'
 import { decodeSnapshot, encodeSnapshot, ZERO_HASH, type SnapshotMeta } from '../../src/snapshot/format.ts'
@@ -30,7 +30,8 @@ const u32 = fc.integer({ min: 0, max: 2 ** 32 - 1 })
 const u53 = fc.maxSafeNat()
 const ns = fc.double({ min: 0, max: 2 ** 62, noNaN: true }).map(Math.abs)
 const text = fc.string({ unit: 'binary', maxLength: 20 }).map((one) => one.toWellFormed())
-const digest = fc.uint8Array({ minLength: 32, maxLength: 32 }).map((one) => `sha256:${Buffer.from(one).toString('hex')}`)
+const digest = fc.uint8Array({ minLength: 32, maxLength: 32 })
+  .map((one) => `sha256:${Buffer.from(one).toString('hex')}`)
 const index = fc.option(fc.integer({ min: 0, max: 2 ** 32 - 2 }), { nil: null })
 const bytes = fc.uint8Array({ maxLength: 300 }).map((one) => Uint8Array.from(one))
 // Keys that objects have of their own, too; an undefined value is none.
