@@ -75,6 +75,11 @@ export function drop(image: MemoryImage): void {
   if (bytes.byteLength >= HUGE_PAGES * WASM_PAGE_BYTES) discard(new Uint8Array(bytes))
 }
 
+/** A cell is over, and nobody copies from its memory: it is given back now, and not when V8 finds out. */
+export function giveBack({ buffer }: WebAssembly.Memory): void {
+  if (buffer.byteLength >= HUGE_PAGES * WASM_PAGE_BYTES) discard(new Uint8Array(buffer))
+}
+
 /** WebAssembly pages in a large page of the processor. */
 const HUGE_PAGES = 32
 /** Fewer neighbours are copied: a mapping is something that the kernel has only so many of. */

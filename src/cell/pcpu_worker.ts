@@ -22,7 +22,7 @@ import type { Cell, Moved, Origin, Outcome, Usage } from './cell.ts'
 import { Dispatcher, type ScheduledTurn } from './dispatcher.ts'
 import type { Executable } from './executable.ts'
 import type { Call } from './library.ts'
-import { lend } from './memory_image.ts'
+import { giveBack, lend } from './memory_image.ts'
 import { flushed, Pcpu, type Console, type Grants, type Watch } from './pcpu.ts'
 import type { NetCommand, NetGrants, NetReport } from './pcpu_net.ts'
 import type { CellState } from './state.ts'
@@ -104,7 +104,9 @@ export type Figures = Account & {
 /** Worker → owner. `id` is that of `start`. */
 export type Report =
   | { readonly id: number; readonly created: true }
-  | { readonly id: number; readonly ended: Outcome | Moved; readonly usage: Usage; readonly figures?: Figures }
+  | { readonly id: number; readonly ended: Outcome; readonly usage: Usage; readonly figures?: Figures }
+  /** It was given up. */
+  | { readonly id: number; readonly left: Moved; readonly usage: Usage; readonly figures: Figures }
   | { readonly id: number; readonly failed: Pick<CellarError, 'code' | 'values'> }
   | Told
   | { readonly paused: number; readonly is: boolean }
@@ -230,12 +232,13 @@ async function start(message: { readonly start: number } & Started): Promise<voi
     const ended = calls === undefined ? await cell.runOrMove()
       : await (await import('./library.ts')).runLibrary(cell, executable.name, calls)
     callOff()
-    if (ended.kind !== 'moved') {
+    if (ended.kind === 'moved') post({ id, left: ended, usage: cell.usage(), figures: figuresOf(id, cell, turn!) })
+    else {
       await flushed(grants)
       for (const stream of labelled) await stream.settled(SETTLE_MS_MAX)
+      const figures = turn === undefined ? {} : { figures: figuresOf(id, cell, turn) }
+      post({ id, ended, usage: cell.usage(), ...figures })
     }
-    const figures = turn === undefined ? {} : { figures: figuresOf(id, cell, turn) }
-    post({ id, ended, usage: cell.usage(), ...figures })
   } catch (error) {
     if (!(error instanceof CellarError)) throw error
     turn?.end()
@@ -247,6 +250,7 @@ async function start(message: { readonly start: number } & Started): Promise<voi
     if (message.net !== undefined) net!.release(message.net.guest)
     if (turn !== undefined) ids.delete(turn.node)
     turn?.close()
+    if (record.cell !== undefined && !lent.has(id)) giveBack(record.cell.context.memory.memory)
   }
 }
 

@@ -434,13 +434,11 @@ export class Stack {
     if (resident === undefined) return
     if (resident.pcpu !== pcpu) return resident.hasArrived(pcpu, report)
     if ('created' in report) return resident.created?.()
-    if ('ended' in report && report.ended.kind === 'moved' && resident.leaving?.isMove === true) {
-      return resident.leaving.resolve()
-    }
+    if ('left' in report && resident.leaving?.isMove === true) return resident.leaving.resolve()
     this.#residents.delete(report.id)
     this.#count(pcpu, resident.member, -1)
     if ('failed' in report) resident.reject(new CellarError(report.failed.code, report.failed.values as never))
-    else resident.ended(report.ended, report.usage, report.figures!)
+    else resident.ended('left' in report ? report.left : report.ended, report.usage, report.figures!)
     resident.gone()
   }
 

@@ -18,7 +18,7 @@
 // A cache that can't be used is no error: what fails on the disk is as if nothing were there, and nothing is kept.
 
 import {
-  closeSync, constants, fstatSync, futimesSync, lstatSync, mkdirSync, openSync, readdirSync, readSync, renameSync,
+  closeSync, constants, fstatSync, lstatSync, lutimesSync, mkdirSync, openSync, readdirSync, readSync, renameSync,
   type Stats, unlinkSync, writeSync,
 } from 'node:fs'
 import { dirname, isAbsolute, join } from 'node:path'
@@ -78,7 +78,7 @@ export class TranslationCache {
         if (!isOwn(stat)) return undefined
         const bytes = this.#read(fd, key, stat)
         if (bytes === undefined) remove(path)
-        else touch(fd)
+        else touch(path)
         return bytes
       } finally {
         closeSync(fd)
@@ -211,10 +211,11 @@ function isOwn(stat: Stats): boolean {
   return stat.uid === (process.geteuid?.() ?? stat.uid) && (stat.mode & 0o022) === 0
 }
 
-// An entry was used now. On a disk that can't be written it is used all the same.
-function touch(fd: number): void {
+// An entry was used now. On a disk that can't be written it is used all the same. By its name, as under Node's
+// permission model there is no other way.
+function touch(path: string): void {
   const now = new Date()
-  unlessDiskFails(() => futimesSync(fd, now, now))
+  unlessDiskFails(() => lutimesSync(path, now, now))
 }
 
 // False if it can't be removed. That it is gone already is as good.

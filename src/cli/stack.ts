@@ -48,7 +48,10 @@ export type PlannedCell = {
   readonly unbounded: boolean
 }
 
-type Running = { readonly cell: PlannedCell; readonly member: Member; id: number; pcpu: number; ended?: Ended }
+type Running = {
+  readonly cell: PlannedCell; readonly member: Member; id: number; pcpu: number
+  ended?: Ended & { readonly outcome: Outcome }
+}
 
 /** How often a pool's terms are split over the pCPUs. */
 const PULSE_MS = 250
@@ -161,8 +164,10 @@ class Foreground {
     const { id, ended } = this.#stack.start(one.member, one.pcpu)
     one.id = id
     try {
-      one.ended = await ended
-      const { outcome } = one.ended
+      const { outcome, ...rest } = await ended
+      // In the foreground nobody takes a cell away.
+      if (outcome.kind === 'moved') return
+      one.ended = { outcome, ...rest }
       if (outcome.kind === 'trap') report({ ...one.cell.launch, name: one.cell.name }, outcome)
       if (isTimeout(one)) tell(new CellarError('GUEST_TIMED_OUT', [one.cell.name, formatDuration(one.cell.timeoutNs!)]))
     } catch (error) {

@@ -12,14 +12,14 @@
 import type { Buffer } from 'node:buffer'
 import { randomBytes } from 'node:crypto'
 import {
-  closeSync, constants, fstatSync, fsync, mkdirSync, openSync, readdirSync, renameSync,
-  unlinkSync,
+  closeSync, constants, fstatSync, mkdirSync, openSync, readdirSync, renameSync, unlinkSync,
 } from 'node:fs'
 import { join } from 'node:path'
-import { promisify } from 'node:util'
 import { assert } from '../base/assert.ts'
 import { CellarError } from '../base/errors.ts'
 import { lockOpened } from '../sys/flock.ts'
+import { flush } from '../sys/flush.ts'
+import { must } from '../sys/system_error.ts'
 import { readAt, writeAt } from './positioned.ts'
 
 const HEX_BYTES = 32
@@ -106,7 +106,7 @@ export class Folder {
   /** What an open file has is on the disk when it resolves. */
   async syncFile(fd: number): Promise<void> {
     try {
-      await promisify(fsync)(fd)
+      must('fsync', await flush(fd))
     } catch (error) {
       throw this.#failed(error)
     }

@@ -103,7 +103,7 @@ export class ContinuationBody {
     const isLast = level === this.#path.length - 1
     const bases = site.bases
     const from = bases[level + 1]!
-    for (let i = from; i < (isLast ? site.height : bases[level + 2]!); i++) this.#get(site.operands[i]!)
+    for (let i = from; i < (isLast ? site.height : bases[level + 2]!); i++) this.#operand(site.operands[i]!)
     let start: number
     let depth = 0
     if (isLast) start = this.#enterSite(site, number, here)
@@ -164,6 +164,14 @@ export class ContinuationBody {
     out.append([BR, 1, END])
     this.#range(block.at, block.endAt, level - 1, 0, 1)
     out.byte(END)
+  }
+
+  #operand(from: number): void {
+    if (from >= 0) return this.#get(from)
+    const reader = this.#reader
+    reader.seek(-1 - from)
+    reader.next()
+    this.#out.copy(reader.bytes, reader.at, reader.end)
   }
 
   #get(local: number): void {

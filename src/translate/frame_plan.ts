@@ -12,7 +12,8 @@
 //                                  …check, which saves $t and $r and what locals are live
 //                                  i32.add
 //
-// For V8's optimising compiler a tee is nothing but another name. A place on the operand stack has one local for each
+// No tee is needed for what can be had again: a constant, or a local that isn't set before the site, in which no loop
+// begins. For V8's optimising compiler a tee is nothing but another name. A place on the operand stack has one local for each
 // type that it has in the function.
 //
 // The plan is a function of the guest's code alone: the same for the code that may be captured (capture.ts) and for the
@@ -49,7 +50,7 @@ export type Site = {
   readonly height: number
   /** Locals that hold the results of the call, and their types. */
   readonly results: readonly number[]; readonly resultTypes: readonly number[]
-  /** Locals that hold the operands beneath, from the bottom. */
+  /** Locals that hold the operands beneath, from the bottom; -1 - offset: the constant that is made there. */
   readonly operands: readonly number[]
   /** The locals to be kept, by how (Keep), each list ascending. */
   saved: readonly (readonly number[])[]
@@ -100,6 +101,10 @@ export class Planner {
   readonly #types: number[] = []
   readonly #made: number[] = []
   readonly #groups: (Group | undefined)[] = []
+  // What an operand can be had from again: a local, or -1 - offset of a constant; NOWHERE.
+  readonly #again: number[] = []
+  // How many operands can be had from a local, by local.
+  readonly #copies: number[] = []
   #height = 0
   // Operands below this have their locals.
   #teed = 0
@@ -140,6 +145,7 @@ export class Planner {
     this.#handling = []
     this.#handlersOpen = 0
     this.#height = this.#teed = this.#savedTotal = 0
+    this.#copies.length = 0
     this.#controls.length = 0
     if (this.#temps.size > 0) this.#temps.clear()
     this.#liveness.begin()
@@ -168,8 +174,7 @@ export class Planner {
         }
         dead = -1
         last = reader.end
-        this.#height = this.#top.base
-        this.#teed = Math.min(this.#teed, this.#height)
+        this.#reset(this.#top.base)
         this.#structure(reader)
         continue
       }
@@ -184,7 +189,10 @@ export class Planner {
         if (this.#bulk(reader, constant)) last = reader.end
       } else if (effect >= 0) {
         this.#pop(effect >> 4)
-        if ((effect & 15) !== 0) this.#push((effect & 15) - 1, reader.end)
+        if ((effect & 15) !== 0) {
+          this.#push((effect & 15) - 1, reader.end)
+          if (CONSTANTS[opcode] === 1) this.#again[this.#height - 1] = -1 - reader.at
+        }
       } else {
         const kind = this.#special(reader)
         if (kind === LEAVES) dead = reader.depth
@@ -197,7 +205,14 @@ export class Planner {
   get #top(): Control { return this.#controls.at(-1)! }
 
   #pop(count: number): void {
-    this.#height -= count
+    this.#drop(this.#height - count)
+  }
+
+  #drop(height: number): void {
+    while (this.#height > height) {
+      const local = this.#again[--this.#height]!
+      if (local >= 0) this.#copies[local]!--
+    }
     if (this.#teed > this.#height) this.#teed = this.#height
   }
 
@@ -206,6 +221,28 @@ export class Planner {
     this.#types[height] = type
     this.#made[height] = after
     this.#groups[height] = group
+    this.#again[height] = NOWHERE
+  }
+
+  // From here on operands that were copies of the local are no more.
+  #isSet(local: number): void {
+    for (let i = this.#height - 1; i >= 0 && (this.#copies[local] ?? 0) > 0; i--) {
+      if (this.#again[i] !== local) continue
+      this.#again[i] = NOWHERE
+      this.#copies[local]!--
+      if (this.#teed > i) this.#teed = i
+    }
+  }
+
+  // In a loop, what is set later comes before what is read.
+  #forgetCopies(): void {
+    for (let i = 0; i < this.#height; i++) {
+      const local = this.#again[i]!
+      if (local < 0) continue
+      this.#again[i] = NOWHERE
+      this.#copies[local]!--
+      if (this.#teed > i) this.#teed = i
+    }
   }
 
   // Several at once: who needs one of them takes those above from the stack and puts them back.
@@ -231,10 +268,13 @@ export class Planner {
   #teeAll(): void {
     for (let i = this.#teed; i < this.#height; i++) {
       const after = this.#made[i]!
-      if (after < 0) continue
+      if (after < 0 || this.#again[i] !== NOWHERE) continue
       const group = this.#groups[i]
       const local = this.#local(i, this.#types[i]!)
-      if (group === undefined) this.#tees.push({ after, locals: [local] })
+      if (group === undefined) {
+        this.#tees.push({ after, locals: [local] })
+        this.#made[i] = -1
+      }
       else if (group.tee === undefined) {
         const locals = group.types.slice(i - group.base).map((type, k) => this.#local(i + k, type))
         group.tee = { after, locals }
@@ -251,7 +291,10 @@ export class Planner {
     this.#teeAll()
     const height = this.#height
     const operands: number[] = []
-    for (let i = 0; i < height; i++) operands.push(this.#local(i, this.#types[i]!))
+    for (let i = 0; i < height; i++) {
+      const again = this.#again[i]!
+      operands.push(again === NOWHERE ? this.#local(i, this.#types[i]!) : again)
+    }
     const results: number[] = []
     for (const type of resultTypes) {
       results.push(this.#local(this.#height, type))
@@ -299,10 +342,13 @@ export class Planner {
       case LOCAL_GET:
         this.#liveness.add(EVENT.get, slots[0]!)
         this.#push(this.#locals[slots[0]!]!, reader.end)
+        this.#again[this.#height - 1] = slots[0]!
+        this.#copies[slots[0]!] = (this.#copies[slots[0]!] ?? 0) + 1
         return GOES_ON
       case LOCAL_SET: case LOCAL_TEE:
         this.#liveness.add(EVENT.set, slots[0]!)
         this.#pop(1)
+        this.#isSet(slots[0]!)
         if (opcode === LOCAL_TEE) this.#push(this.#locals[slots[0]!]!, reader.end)
         return GOES_ON
       case GLOBAL_GET: this.#push(types.globals[slots[0]!]!.type, reader.end); return GOES_ON
@@ -474,13 +520,14 @@ export class Planner {
     if (kind !== EVENT.loop) return GOES_ON
     // Its parameters are others in each round.
     this.#reset(base)
+    this.#forgetCopies()
     this.#pushAll(signature.params, reader.end)
     this.#addSite(SITE_LOOP, reader.at, reader.end, [])
     return CHECKS
   }
 
   #reset(height: number): void {
-    this.#height = height
+    this.#drop(height)
     if (this.#teed > height) this.#teed = height
   }
 
@@ -504,7 +551,11 @@ export class Planner {
           bits &= bits - 1
         }
       }
-      for (const local of site.operands) this.#save(saved, local)
+      for (const local of site.operands) {
+        // A copy of a local that is live is kept as that.
+        const isKept = local < declared && (liveness.sites[i * words + (local >>> 5)]! >>> (local & 31) & 1) === 1
+        if (local >= 0 && !isKept && !saved[this.#keepOf(local)]!.includes(local)) this.#save(saved, local)
+      }
       for (const local of site.results) this.#save(saved, local)
       site.saved = saved
       const exceptions = saved[KEEP_EXCEPTION]!.length + site.handlers.length
@@ -516,10 +567,15 @@ export class Planner {
     })
   }
 
-  #save(saved: number[][], local: number): void {
+  #keepOf(local: number): number {
     const type = this.#locals[local]!
     const keep = this.#context.types.keepOf(type)
     if (keep === undefined) throw this.#cannot(`holds a value of type ${this.#context.types.values.nameOf(type)}`)
+    return keep
+  }
+
+  #save(saved: number[][], local: number): void {
+    const keep = this.#keepOf(local)
     if (++this.#savedTotal > SAVED_MAX) throw this.#cannot('is too large')
     saved[keep]!.push(local)
   }
@@ -527,6 +583,7 @@ export class Planner {
 
 type Group = { readonly base: number; readonly types: readonly number[]; tee: { after: number; locals: number[] } | undefined }
 
+const NOWHERE = -0x8000_0000
 const GOES_ON = 0
 const LEAVES = 1
 const CHECKS = 2
@@ -556,6 +613,8 @@ function selectType({ bytes, slots, end }: BodyReader, { values }: ModuleTypes):
 }
 
 const I32_CONST = opcodeOf('i32.const')
+const CONSTANTS = new Uint8Array(OPCODE_END)
+for (const name of ['i32.const', 'i64.const', 'f32.const', 'f64.const', 'v128.const']) CONSTANTS[opcodeOf(name)] = 1
 const LOCAL_GET = opcodeOf('local.get')
 const LOCAL_SET = opcodeOf('local.set')
 const LOCAL_TEE = opcodeOf('local.tee')

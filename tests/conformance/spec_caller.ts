@@ -7,19 +7,28 @@
 // A function is imported with its exact type, which may refer to others of its module: the type section is copied.
 
 import {
-  KIND_FUNC, KIND_MEMORY, KIND_TABLE, leb, limits, name, PREAMBLE, section, SECTION_CODE, SECTION_EXPORT,
+  KIND_FUNC, KIND_GLOBAL, KIND_MEMORY, KIND_TABLE, leb, limits, name, PREAMBLE, section, SECTION_CODE, SECTION_EXPORT,
   SECTION_FUNCTION, SECTION_IMPORT, SECTION_TYPE, sleb, vec,
 } from '../../src/wasm/encode.ts'
-import { importsOf, sectionOf, type Module } from '../../src/wasm/module.ts'
+import { importsOf, sectionOf, type FuncType, type Module } from '../../src/wasm/module.ts'
 import { instructionOf, opcodeOf } from '../../src/wasm/opcodes.ts'
 import { Reader } from '../../src/wasm/reader.ts'
+import type { Entry } from '../capture_entries.ts'
 import { numberText, type Argument, type NumberType } from './wast_values.ts'
 
 /** A function that an instance exports. `module` is what it was instantiated from, before any translation. */
 export type Callee = { readonly module: Module; readonly index: number; readonly func: WebAssembly.ExportValue }
 
 /** What was made for calls, by module and index of the type: runs of one script share it. */
-export type Wrappers = WeakMap<Module, Map<number, WebAssembly.Module>>
+export type Wrappers = WeakMap<Module, Map<number | string, WebAssembly.Module>>
+
+/** A call that takes its arguments from globals, and puts its results there (tests/capture_entries.ts). */
+export type EntryCallee = {
+  readonly module: Module; readonly index: number; readonly entry: Entry
+  /** The instance's: another one's after the call, perhaps. */
+  exports(): WebAssembly.Exports
+  run(): Promise<void>
+}
 
 /** Calls functions, one at a time. */
 export class Caller {
@@ -36,23 +45,43 @@ export class Caller {
 
   /** Calls a function on a stack of its own, so that it may suspend: the texts of its results. */
   async call(callee: Callee, args: readonly Argument[]): Promise<string[]> {
-    const typeIndex = typeIndexOf(callee.module, callee.index)
-    const type = callee.module.types[typeIndex]
-    if (type?.kind !== 'func') throw new TypeError(`no function has the type ${typeIndex}`)
-    if (type.params.length !== args.length) throw new TypeError(`${type.params.length} arguments, not ${args.length}`)
+    const { typeIndex, type } = typeOf(callee, args)
     const call = this.#callOf(callee, typeIndex)
     args.forEach((arg, i) => this.#write(i, arg))
     await call()
-    return type.results.map((result, i) => this.#read(callee.module, result, SLOTS / 2 + i))
+    return this.#results(callee.module, type)
+  }
+
+  /** As `call`, of a function that has an entry. */
+  async enter({ module, index, entry, exports, run }: EntryCallee, args: readonly Argument[]): Promise<string[]> {
+    const { typeIndex, type } = typeOf({ module, index }, args)
+    const wrapper = this.#wrapperOf(module, `entry ${typeIndex}`, () => encodeTransfer(module, typeIndex, entry))
+    const transfer = (name: string): void => (new WebAssembly.Instance(wrapper, {
+      '': { m: this.#memory, t: this.#table }, entry: exports() as WebAssembly.ModuleImports,
+    }).exports[name] as () => void)()
+    args.forEach((arg, i) => this.#write(i, arg))
+    transfer('put')
+    await run()
+    transfer('take')
+    return this.#results(module, type)
+  }
+
+  #results(module: Module, { results }: FuncType): string[] {
+    return results.map((result, i) => this.#read(module, result, SLOTS / 2 + i))
+  }
+
+  #wrapperOf(module: Module, key: number | string, encode: () => Uint8Array<ArrayBuffer>): WebAssembly.Module {
+    let wrappers = this.#wrappers.get(module)
+    if (wrappers === undefined) this.#wrappers.set(module, wrappers = new Map())
+    let wrapper = wrappers.get(key)
+    if (wrapper === undefined) wrappers.set(key, wrapper = new WebAssembly.Module(encode()))
+    return wrapper
   }
 
   #callOf({ module, func }: Callee, typeIndex: number): () => Promise<unknown> {
     const known = this.#calls.get(func as object)
     if (known !== undefined) return known
-    let wrappers = this.#wrappers.get(module)
-    if (wrappers === undefined) this.#wrappers.set(module, wrappers = new Map())
-    let wrapper = wrappers.get(typeIndex)
-    if (wrapper === undefined) wrappers.set(typeIndex, wrapper = new WebAssembly.Module(encodeCall(module, typeIndex)))
+    const wrapper = this.#wrapperOf(module, typeIndex, () => encodeCall(module, typeIndex))
     const { exports } = new WebAssembly.Instance(wrapper, { '': { f: func, m: this.#memory, t: this.#table } })
     const call = WebAssembly.promising(exports['call'] as () => void)
     this.#calls.set(func as object, call)
@@ -89,6 +118,15 @@ export class Caller {
   }
 }
 
+function typeOf({ module, index }: Pick<Callee, 'module' | 'index'>, args: readonly Argument[]):
+    { typeIndex: number; type: FuncType } {
+  const typeIndex = typeIndexOf(module, index)
+  const type = module.types[typeIndex]
+  if (type?.kind !== 'func') throw new TypeError(`no function has the type ${typeIndex}`)
+  if (type.params.length !== args.length) throw new TypeError(`${type.params.length} arguments, not ${args.length}`)
+  return { typeIndex, type }
+}
+
 /** The index of the type of function `index`. */
 function typeIndexOf(module: Module, index: number): number {
   const imported = importsOf(module, 'func')
@@ -100,23 +138,49 @@ function typeIndexOf(module: Module, index: number): number {
   return reader.u32()
 }
 
-function encodeCall(module: Module, typeIndex: number): Uint8Array<ArrayBuffer> {
+type FunctionCode = { readonly name: string; readonly body: readonly number[] }
+
+// A module with the types of `module`, and functions, () → ().
+function encode(module: Module, imports: readonly (readonly number[])[], first: number,
+  functions: readonly FunctionCode[]): Uint8Array<ArrayBuffer> {
   const types = sectionOf(module, SECTION_TYPE)!
   const reader = new Reader(module.bytes, types.offset, types.end, 'type section')
   const groups = reader.u32()
-  const body = callCode(module, typeIndex)
   return Uint8Array.from([
     ...PREAMBLE,
     ...section(SECTION_TYPE, [...leb(groups + 1), ...module.bytes.subarray(reader.at, types.end), 0x60, 0, 0]),
     ...section(SECTION_IMPORT, vec([
-      [...name(''), ...name('f'), KIND_FUNC, ...leb(typeIndex)],
+      ...imports,
       [...name(''), ...name('m'), KIND_MEMORY, ...limits({ min: 1 })],
       [...name(''), ...name('t'), KIND_TABLE, EXTERNREF, ...limits({ min: SLOTS })],
     ])),
-    ...section(SECTION_FUNCTION, vec([leb(module.types.length)])),
-    ...section(SECTION_EXPORT, vec([[...name('call'), KIND_FUNC, 1]])),
-    ...section(SECTION_CODE, vec([[...leb(body.length), ...body]])),
+    ...section(SECTION_FUNCTION, vec(functions.map(() => leb(module.types.length)))),
+    ...section(SECTION_EXPORT, vec(functions.map((one, i) => [...name(one.name), KIND_FUNC, ...leb(first + i)]))),
+    ...section(SECTION_CODE, vec(functions.map(({ body }) => [...leb(body.length), ...body]))),
   ])
+}
+
+function encodeCall(module: Module, typeIndex: number): Uint8Array<ArrayBuffer> {
+  return encode(module, [[...name(''), ...name('f'), KIND_FUNC, ...leb(typeIndex)]], 1,
+    [{ name: 'call', body: callCode(module, typeIndex) }])
+}
+
+// `put` takes arguments from the slots, `take` brings results there: from and to globals of an entry.
+function encodeTransfer(module: Module, typeIndex: number, { args, results }: Entry): Uint8Array<ArrayBuffer> {
+  const type = module.types[typeIndex]
+  if (type?.kind !== 'func') throw new TypeError(`no function has the type ${typeIndex}`)
+  const types = [...type.params, ...type.results].map(nullable)
+  const globals = [...args, ...results].map((title, i) =>
+    [...name('entry'), ...name(title), KIND_GLOBAL, ...encodeType(types[i]!), MUTABLE])
+  const put = [...vec([]), ...type.params.flatMap((one, i) =>
+    [...pushCode(module, nullable(one), i), ...op('global.set', ...leb(i))]), ...op('end')]
+  const take = [
+    ...vec(type.results.map((one) => [1, ...encodeType(one)])),
+    ...type.results.flatMap((one, i) =>
+      [...op('global.get', ...leb(args.length + i)), ...op('local.set', ...leb(i)), ...storeCode(module, one, i)]),
+    ...op('end'),
+  ]
+  return encode(module, globals, 0, [{ name: 'put', body: put }, { name: 'take', body: take }])
 }
 
 function callCode(module: Module, typeIndex: number): number[] {
@@ -187,6 +251,10 @@ function isNullable(type: string): boolean {
   return !type.startsWith('(') || type.startsWith('(ref null ')
 }
 
+function nullable(type: string): string {
+  return isNullable(type) ? type : type.replace('(ref ', '(ref null ')
+}
+
 function encodeType(type: string): number[] {
   const number = NUMBERS[type]
   return number !== undefined ? [number.code] : [isNullable(type) ? REF_NULL : REF, ...encodeHeap(heapOf(type))]
@@ -225,6 +293,7 @@ const BOTTOMS: Readonly<Record<string, string>> = {
   any: 'null', func: 'nullfunc', extern: 'nullextern', exn: 'nullexn',
 }
 const EXTERNREF = 0x6f
+const MUTABLE = 1
 const REF_NULL = 0x63
 const REF = 0x64
 const VOID = 0x40

@@ -1,15 +1,19 @@
 // tests/conformance/spec_host.ts: executes the commands of a test script, its modules as they are or translated.
 //
 // A translated module gets from here what a cell gets from the hypervisor: its memories (what the original imports, or
-// new ones), its start function is called, and its checks lead somewhere (spec_yields.ts).
+// new ones), its start function is called, and its checks lead somewhere (spec_yields.ts). If the mode captures, it is
+// called through its entries, and leaves its stack meanwhile (../capture_instance.ts).
 //
 // What a command comes to is a text, so that two runs can be compared: 'returned i32 00000001', 'trap: divide by zero'.
 
 import { CONTROL_MEMORY } from '../../src/translate/added_names.ts'
+import { Uncapturable } from '../../src/translate/uncapturable.ts'
 import { Untreatable } from '../../src/translate/untreatable.ts'
 import { decodeModule } from '../../src/wasm/decode.ts'
-import type { MemoryType, Module } from '../../src/wasm/module.ts'
+import { importsOf, type MemoryType, type Module } from '../../src/wasm/module.ts'
 import { HYPERVISOR_MODULE, memoryName, prepare, START_EXPORT } from '../../src/wasm/prepare.ts'
+import type { Entry } from '../capture_entries.ts'
+import { Capturable, CaptureCounts, CapturedInstance, type CaptureRules } from '../capture_instance.ts'
 import type { Caller } from './spec_caller.ts'
 import { Yields, type YieldRules } from './spec_yields.ts'
 import type { Action, Command } from './wast_script.ts'
@@ -20,6 +24,8 @@ export type Mode = {
   readonly name: string
   /** Undefined: modules run as they are. `unbounded` is translate's option. Throws Untreatable. */
   readonly translate?: (module: Module, unbounded: boolean) => Uint8Array<ArrayBuffer>
+  /** Modules are translated so that they can be captured, if they can; `translate` is for those that can't. */
+  readonly capture?: CaptureRules
 } & YieldRules
 
 /** A script's module as bytes, and decoded. */
@@ -33,14 +39,21 @@ export type Outcome = {
   readonly text: string; readonly results?: readonly string[]; readonly spent?: bigint; readonly detail?: string
 }
 
-type Compiled = { readonly compiled: WebAssembly.Module; readonly treated: boolean; readonly start: boolean }
+type Compiled = { readonly compiled: WebAssembly.Module; readonly treated: boolean; readonly start: boolean
+  readonly capturable?: Capturable | undefined }
 type Exports = Record<string, WebAssembly.ImportValue>
-type Instance = { readonly module: Module; readonly exports: Exports }
+type Instance = { readonly module: Module; exports: Exports; readonly captured?: CapturedInstance
+  readonly entries?: ReadonlyMap<number, Entry> }
 
 /** One run of one script. */
 export class Host {
   /** What of each construct was refused. */
   readonly refusals = new Map<string, number>()
+  /** What can't be captured: how many modules, by why. */
+  readonly uncapturable = new Map<string, number>()
+  readonly captures = new CaptureCounts()
+  /** Calls that went through an entry, of modules that can be captured; and those that didn't. */
+  readonly calls = { entered: 0, direct: 0 }
   readonly yields: Yields
   readonly #mode: Mode
   readonly #caller: Caller
@@ -81,7 +94,12 @@ export class Host {
         this.#definitions.set(command.id ?? '', loaded!)
         return OK
       case 'instance': return await this.#enter(command.id, this.#definitions.get(command.definition ?? '')!)
-      case 'register': this.#registered[command.name] = this.#instanceOf(command.id).exports; return OK
+      case 'register': {
+        const { captured, exports } = this.#instanceOf(command.id)
+        if (captured !== undefined) captured.isLinked = true
+        this.#registered[command.name] = exports
+        return OK
+      }
       case 'action': case 'return': case 'trap': case 'exhaustion': case 'exception':
         return await this.#act(command.action)
       case 'refused': case 'other': return OK
@@ -104,23 +122,43 @@ export class Host {
   }
 
   async #act({ kind, id, name, args }: Action): Promise<Outcome> {
-    const { module, exports } = this.#instanceOf(id)
+    const instance = this.#instanceOf(id)
+    const { module, exports, captured, entries } = instance
     const found = module.exports.find((one) => one.name === name)
     if (found === undefined) throw new Absent(`there is no export ${name}`)
     const value = exports[name]!
+    const { index } = found
+    const entry = kind === 'get' ? undefined : entries?.get(index)
+    if (kind !== 'get' && captured !== undefined) this.calls[entry === undefined ? 'direct' : 'entered']++
     const results = kind === 'get' ? [globalText(value as WebAssembly.Global)]
-      : await this.#caller.call({ module, index: found.index, func: value as WebAssembly.ExportValue }, args)
+      : entry !== undefined && captured !== undefined ? await this.#caller.enter({ module, index, entry,
+        exports: () => captured.exports, run: () => captured.run(entry.enter) }, args)
+      : await this.#caller.call({ module, index, func: value as WebAssembly.ExportValue }, args)
     return { text: ['returned', ...results].join(' '), results }
   }
 
   async #instantiate(loaded: Loaded): Promise<Instance> {
-    const { compiled, treated, start } = this.#compile(loaded)
+    const { compiled, treated, start, capturable } = this.#compile(loaded)
     const { module } = loaded
+    if (capturable !== undefined) return await this.#instantiateCaptured(capturable, module, start)
     const imports = treated ? this.#treatedImports(module, compiled) : this.#imports(module)
     const { exports } = new WebAssembly.Instance(compiled, imports)
     if (treated) this.yields.connect(exports)
     if (start) await WebAssembly.promising(exports[START_EXPORT] as () => void)()
     return { module, exports: exports as Exports }
+  }
+
+  async #instantiateCaptured(program: Capturable, module: Module, start: boolean): Promise<Instance> {
+    const captured = new CapturedInstance({
+      program, control: this.yields.control, rules: this.#mode.capture!, counts: this.captures,
+      give: () => ({ memories: this.#memories(module), imports: this.#imports(module) }),
+      moved: (exports) => { instance.exports = exports as Exports },
+    })
+    captured.isLinked = module.imports.some(({ module: from, name, kind }) => from !== 'spectest' ||
+      kind === 'memory' || kind === 'table' || name === 'shared_memory')
+    const instance: Instance = { module, exports: captured.exports as Exports, captured, entries: program.entries }
+    if (start) await captured.run(START_EXPORT)
+    return instance
   }
 
   #compile(loaded: Loaded): Compiled {
@@ -139,6 +177,8 @@ export class Host {
     let translated = prepared
     for (const unbounded of [false, true]) {
       try {
+        const capturable = this.#capturable(prepared, unbounded)
+        if (capturable !== undefined) return { compiled: original, treated: true, start, capturable }
         translated = translate(decodeModule(prepared), unbounded)
         break
       } catch (error) {
@@ -147,6 +187,19 @@ export class Host {
       }
     }
     return { compiled: new WebAssembly.Module(translated), treated: true, start }
+  }
+
+  // Undefined if it can't be captured, or isn't to be. Throws Untreatable.
+  #capturable(prepared: Uint8Array<ArrayBuffer>, unbounded: boolean): Capturable | undefined {
+    if (this.#mode.capture === undefined) return undefined
+    try {
+      return new Capturable(decodeModule(prepared), unbounded)
+    } catch (error) {
+      if (!(error instanceof Uncapturable)) throw error
+      const why = error.why.replace(/\d+/g, 'N')
+      this.uncapturable.set(why, (this.uncapturable.get(why) ?? 0) + 1)
+      return undefined
+    }
   }
 
   #import(from: string, name: string): WebAssembly.ImportValue | undefined {
@@ -165,18 +218,17 @@ export class Host {
 
   #treatedImports(module: Module, compiled: WebAssembly.Module): WebAssembly.Imports {
     const own: Exports = Object.create(null)
-    let index = 0
-    for (const one of module.imports) {
-      if (one.kind !== 'memory') continue
-      const memory = this.#import(one.module, one.name)
-      if (memory !== undefined) own[memoryName(index)] = memory
-      index++
-    }
-    for (const type of module.memories) own[memoryName(index++)] = memoryOf(type)
+    this.#memories(module).forEach((memory, i) => { if (memory !== undefined) own[memoryName(i)] = memory })
     const asked = WebAssembly.Module.imports(compiled)
       .some((one) => one.module === HYPERVISOR_MODULE && one.name === CONTROL_MEMORY)
     if (asked) own[CONTROL_MEMORY] = this.yields.control
     return Object.assign(this.#imports(module), { [HYPERVISOR_MODULE]: own })
+  }
+
+  // Those that it imports, as far as they are there, and new ones.
+  #memories(module: Module): WebAssembly.Memory[] {
+    return [...importsOf(module, 'memory').map((one) => this.#import(one.module, one.name) as WebAssembly.Memory),
+      ...module.memories.map(memoryOf)]
   }
 }
 

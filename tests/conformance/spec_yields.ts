@@ -29,7 +29,7 @@ export type YieldRules = {
 
 /** What the instances of one run have in common. */
 export class Yields {
-  readonly control = new WebAssembly.Memory({ initial: 1, maximum: 1, shared: true })
+  readonly control = newControl()
   readonly #count = mutable('i32', 0)
   readonly #spent = mutable('i64', 0n)
   readonly #fuels: WebAssembly.Global[] = []

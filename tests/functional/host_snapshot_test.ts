@@ -44,6 +44,7 @@ const verb = <T = Guest>(project: string, name: string, word: string, body?: unk
 async function until(project: string, name: string, phase: string): Promise<Guest> {
   return await eventually(`${name} is ${phase}`, async () => {
     const found = await get(project, name)
+    if (found.phase === 'failed' && phase !== 'failed') throw new Error(`${name} failed: ${found.exit?.reason}`)
     return found.phase === phase && found
   })
 }

@@ -21,8 +21,9 @@ function script(base: string): string {
   const blocks = [...PAGE.matchAll(/^```sh\n(.*?)^```$/gms)].map(([, block]) => block!)
   assert.ok(blocks.length > 8, 'the page has blocks of shell')
   const echoed = blocks.flatMap((block) => block.trimEnd().split('\n'))
-    .map((line) => /^[ab] /.test(line) ? `echo ${JSON.stringify(`$ ${line.replaceAll('$', '\\$')}`)}\n${line}` : line)
-  const text = ['set -eu', ...echoed].join('\n')
+    .map((line) => /^[ab] /.test(line) ? `echo '$ ${line}'\n${line}` : line)
+  // A command that fails ends the session, and its hosts with it: they would hold our end of the pipe open.
+  const text = ['set -eu', `trap '[ -z "$(jobs -p)" ] || kill -KILL $(jobs -p)' EXIT`, ...echoed].join('\n')
   for (const name of ['/tmp/cellar-a', '/tmp/cellar-b', 'DIGITS=150000']) assert.ok(text.includes(name), name)
   return text.replaceAll('/tmp/cellar-', join(base, 'c-')).replace('DIGITS=150000', `DIGITS=${DIGITS}`)
 }

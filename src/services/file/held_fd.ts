@@ -1,7 +1,6 @@
 // services/file/held_fd.ts: a descriptor of the host that calls on libuv's thread pool may be using.
 
-import { fdatasync, fsync } from 'node:fs'
-import { errnoOf } from '../../base/errno.ts'
+import { flush } from '../../sys/flush.ts'
 import { close } from '../../sys/linux_files.ts'
 
 /** Closes the host's descriptor `fd` after the last call that uses it, so that its number isn't reused under one. */
@@ -26,16 +25,13 @@ export class HeldFd {
     if (this.#users === 0) close(this.#fd)
   }
 
-  /** fsync, or fdatasync if only the data matters, on the pool: 0 or a negated errno. */
-  sync(dataOnly: boolean): Promise<number> {
+  /** fsync, or fdatasync if only the data matters, on another thread: 0 or a negated errno. */
+  async sync(dataOnly: boolean): Promise<number> {
     this.hold()
-    return new Promise((resolve) => {
-      const done = (error: NodeJS.ErrnoException | null): void => {
-        this.release()
-        resolve(error === null ? 0 : -errnoOf(error))
-      }
-      if (dataOnly) fdatasync(this.#fd, done)
-      else fsync(this.#fd, done)
-    })
+    try {
+      return await flush(this.#fd, dataOnly)
+    } finally {
+      this.release()
+    }
   }
 }
