@@ -12,9 +12,8 @@
 // that the work grows with what the guest does, and not with its square.
 
 import { SaveArea } from '../src/cell/save_area.ts'
-import { CONTROL_MEMORY, YIELD_TABLE } from '../src/translate/added_names.ts'
+import { CAPTURE_EXPORTS, CONTROL_MEMORY, LEFT, YIELD, YIELD_TABLE } from '../src/translate/added_names.ts'
 import { CAPTURE_SECTION, decodeInfo, type CaptureInfo } from '../src/translate/capture_info.ts'
-import { CAPTURE_EXPORTS, LEFT, YIELD } from '../src/translate/capture_module.ts'
 import { continuationOf, CONTINUATION } from '../src/translate/continuation.ts'
 import { distinct, framesOf, keyOf, link, type Frame } from '../src/translate/frames.ts'
 import { ModuleTypes } from '../src/translate/module_types.ts'

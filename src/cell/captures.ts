@@ -225,6 +225,7 @@ export class Captures {
     const { console, end, isPaused } = resident
     for (const command of console?.replay(id) ?? []) this.#lines.post(to, command)
     if (terms !== started.terms) this.#lines.post(to, { id, terms })
+    resident.isPausedThere()
     if (end !== undefined) this.#lines.post(to, { stop: id, end })
     else if (!isPaused) this.#lines.post(to, { pause: id, is: false })
   }

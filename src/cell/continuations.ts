@@ -6,10 +6,9 @@
 // few are kept.
 
 import { CellarError } from '../base/errors.ts'
-import { CAPTURE_EXPORTS } from '../translate/capture_module.ts'
+import { CAPTURE_EXPORTS, CONTROL_MEMORY, YIELD_TABLE } from '../translate/added_names.ts'
 import { continuationOf, CONTINUATION } from '../translate/continuation.ts'
 import { BadFrames, distinct, framesOf, keyOf } from '../translate/frames.ts'
-import { CONTROL_MEMORY, YIELD_TABLE } from '../translate/added_names.ts'
 import { decodeModule } from '../wasm/decode.ts'
 import type { Module } from '../wasm/module.ts'
 import type { Executable } from './executable.ts'

@@ -6,7 +6,7 @@
 import { CellarError } from '../base/errors.ts'
 import { TABLE_ENTRIES_MAX, TABLE_GROWTH_MAX } from '../base/limits.ts'
 import type { CaptureInfo } from '../translate/capture_info.ts'
-import { CAPTURE_EXPORTS } from '../translate/capture_module.ts'
+import { CAPTURE_EXPORTS } from '../translate/added_names.ts'
 import type { SaveArea } from './save_area.ts'
 import type { TableImage } from './state.ts'
 

@@ -91,6 +91,13 @@ export class Resident {
     this.pausing.push(...left.filter((one) => one.is !== is))
   }
 
+  /** On its new pCPU it is paused, to begin with: what was said on the way has reached nobody. */
+  isPausedThere(): void {
+    const left = this.pausing.splice(0)
+    for (const one of left) if (one.is || this.isPaused) one.resolve(true)
+    if (!this.isPaused) this.pausing.push(...left.filter(({ is }) => !is))
+  }
+
   /** It is stopped, or can't be. */
   isNowCaptured(report: Extract<Report, { captured: number }>): void {
     const waiter = this.capturing

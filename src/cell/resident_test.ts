@@ -61,10 +61,16 @@ test('who waits for a cell to be paused, or to be there, is told when it is, or 
   const [paused, resumed] = [wait(true), wait(false)]
   one.isNowPaused(true)
   assert.equal(await paused, true)
+  // What was said while it moved is so when it is there.
+  const [again, last] = [wait(true), wait(false)]
+  one.isPaused = true
+  one.isPausedThere()
+  assert.deepEqual(await Promise.all([again, last, resumed]), [true, true, true])
+  const never = wait(false)
   const arrived = new Promise<void>((resolve, reject) => { one.arriving = { pcpu: 1, resolve, reject } })
   one.hasArrived(0, { id: 7, created: true })
   one.gone()
-  assert.equal(await resumed, false)
+  assert.equal(await never, false)
   await assert.rejects(arrived, { code: 'CAPTURE_ENDED' })
 })
 

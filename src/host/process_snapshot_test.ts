@@ -297,3 +297,39 @@ test('a guest that forks itself is told its number, and its parent how it went',
   assert.match(said[1]!, /^child 1 f1 f1 generation [0-9a-f]{32} event fork 1 /)
   assert.match(said[2]!, /^child 2 f2 f2 generation [0-9a-f]{32} event fork 2 /)
 })
+
+test('a guest that is paused is saved and forked as it is, and stays paused', options, async () => {
+  using rig = await ProcessRig.start()
+  await ticker(rig, 'a')
+  rig.link.send({ pause: 'a', run: 1, paused: true })
+  await rig.hear((message): message is Extract<FromProcess, { paused: string }> => 'paused' in message)
+  const before = await ticksOf(rig, 'a')
+  const { snapshot } = await written(rig, 'a', 'resume')
+  await written(rig, 'a', 'hold')
+  rig.link.send({ go: 'a', run: 1 })
+  const children = [rig.launch('f', TICKER, { from: { snapshot: '', event: 'fork', number: 1 } })]
+  assert.equal((await ordered(rig, (request) => ({ fork: 'a', run: 1, request, children }))).error, undefined)
+  rig.start('b', TICKER, { from: { snapshot, event: 'restore' } })
+  await Promise.all(['f', 'b'].map((id) => ticks(rig, id, 3)))
+  assert.ok((await ticksOf(rig, 'a')).length <= before.length + 1)
+  rig.link.send({ pause: 'a', run: 1, paused: false })
+  await ticks(rig, 'a', before.length + 3)
+})
+
+test('a guest that listens is reached again when it has gone on from a snapshot', options, async () => {
+  using rig = await ProcessRig.start()
+  const more = { ports: [{ port: 7, tickets: [] }],
+    health: { tcp: 7, interval: '20ms', timeout: '1s', retries: 3, 'start-period': '1ms' } }
+  const well = async (run: number): Promise<void> => {
+    const { healthy } = await rig.hear((message): message is Extract<FromProcess, { health: string }> =>
+      'health' in message && message.run === run)
+    assert.equal(healthy, true)
+  }
+  rig.start('a', ['echo'], more)
+  await well(1)
+  const { snapshot, wakeInMs } = await written(rig, 'a', 'hold')
+  assert.equal(wakeInMs, undefined, 'it waits for others alone')
+  await released(rig, 'a')
+  rig.start('a', ['echo'], { ...more, run: 2, from: { snapshot, event: 'wake' } })
+  await well(2)
+})

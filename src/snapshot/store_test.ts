@@ -334,6 +334,26 @@ test('what a killed writer has left is swept, and what a living one writes is no
   assert.deepEqual(rig.files('').map((path) => basename(path)), [`${'7'.repeat(32)}.pack`])
 })
 
+test('a store works in a process that is confined as cell processes are', async () => {
+  using rig = newStore()
+  const script = `
+    import { SnapshotStore } from ${JSON.stringify(new URL('store.ts', import.meta.url).href)}
+    import { memoryOf, metaOf, stateOf } from ${JSON.stringify(new URL('test_support.ts', import.meta.url).href)}
+    const store = new SnapshotStore(${JSON.stringify(rig.path)})
+    const pages = Object.fromEntries(Array.from({ length: 100 }, (_, page) => [page, page + 1]))
+    const { digest } = await store.write(metaOf(), stateOf(memoryOf(100, pages)), { durable: true })
+    await store.read(digest)
+    await store.receive(store.send(digest), { durable: true })
+    console.log(digest, await store.collect())`
+  // A file: its threads have its flags, and none for a script that isn't theirs.
+  const file = join(rig.path, 'confined.mjs')
+  writeFileSync(file, script)
+  const { stdout, stderr } = spawnSync(process.execPath, ['--disable-warning=ExperimentalWarning', '--permission',
+    '--allow-worker', '--allow-ffi', '--allow-fs-read=*', `--allow-fs-write=${rig.path}`, file], { encoding: 'utf8' })
+  assert.match(stdout, /^sha256:[0-9a-f]{64} 0\n$/, stderr)
+  assert.equal((await rig.store.read(stdout.split(' ')[0]!)).state.memory!.present.length, 100)
+})
+
 test('a disk that is full leaves nothing half-written', async (t) => {
   using rig = newStore()
   const script = `

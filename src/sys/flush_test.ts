@@ -17,7 +17,8 @@ const NOBODYS = 1_000_000
 
 test('flush and flushApart answer alike, more at once than there are threads', options, async () => {
   const folder = mkdtempSync(join(tmpdir(), 'cellar-flush-'))
-  const [file, directory, device] = [openSync(join(folder, 'a'), 'w'), openSync(folder, 'r'), openSync('/dev/null', 'r')]
+  const [file, directory, device] = [openSync(join(folder, 'a'), 'w'), openSync(folder, 'r'),
+    openSync('/dev/null', 'r')] as const
   try {
     writeSync(file, 'x')
     for (const how of [flush, flushApart]) {

@@ -14,24 +14,14 @@ import { BulkHelpers } from './bulk.ts'
 import { HOLDS_TABLE_CHANGE, HOLDS_TAIL_CALL, type Calls } from './calls.ts'
 import { AddedFunctions, Capture } from './capture.ts'
 import { bitsOf, CAPTURE_SECTION, encodeInfo } from './capture_info.ts'
+import { CAPTURE_EXPORTS, CONTROL_MEMORY, LEFT, YIELD, YIELD_TABLE } from './added_names.ts'
 import { KEEP_EXCEPTION, KEEP_EXTERN, KEEP_FUNC } from './module_types.ts'
 import {
   CONTROL_FRAMES, CONTROL_PAGES, CONTROL_POINTER, CONTROL_STATE, loadOf, loadWord, storeOf, storeWord,
   type AddedCode,
 } from './save_area.ts'
-import { CONTROL_MEMORY, YIELD_TABLE } from './added_names.ts'
 import type { Places, Translated } from './translate.ts'
 import { Uncapturable } from './uncapturable.ts'
-
-/** Names of exports; an index follows some of them. */
-export const CAPTURE_EXPORTS = {
-  function: 'cellar:function', enter: 'cellar:enter', save: 'cellar:save', load: 'cellar:load',
-  global: 'cellar:global ', table: 'cellar:table ', tag: 'cellar:tag ', funcs: 'cellar:funcs', externs: 'cellar:externs',
-} as const
-
-/** Entries of the table of `yields`: where a guest goes when its time is over, and when its stack was left. */
-export const YIELD = 0
-export const LEFT = 1
 
 /** Functions that one part of `cellar:function` knows. */
 const PART = 256

@@ -25,7 +25,7 @@ import { Reader } from '../wasm/reader.ts'
 import { BULK_COUNT_MAX, BulkHelpers } from './bulk.ts'
 import { helperReader, needsEntryCheck, planHelper, withoutHelpers } from './capture.ts'
 import { hasBit, type CaptureInfo } from './capture_info.ts'
-import { LEFT } from './capture_module.ts'
+import { CONTROL_MEMORY, LEFT, YIELD_TABLE } from './added_names.ts'
 import { localTypes, runsOf, writeRuns } from './captured_body.ts'
 import { ContinuationBody, type ContinuationParts } from './continuation_body.ts'
 import { BadFrames, distinct, type Frame } from './frames.ts'
@@ -36,7 +36,6 @@ import {
   keepExceptionFunction, keepFunction, keepTagFunction, loadOf, loadWord, makeExceptionFunction, storeWord, throwKept,
   TRAILER_BYTES, type AddedCode,
 } from './save_area.ts'
-import { CONTROL_MEMORY, YIELD_TABLE } from './added_names.ts'
 
 /** Names of imports, each followed by an index in the guest's module; the exported function. */
 export const CONTINUATION = {

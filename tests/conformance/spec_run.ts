@@ -13,8 +13,21 @@ import type { Converter } from './wast_converter.ts'
 import { parseScript, type Command, type Source } from './wast_script.ts'
 import { allows, expectedText } from './wast_values.ts'
 
-/** How the commands of one mode went. `skipped` are those that can't be executed here. */
-export type Count = { modules: number; passed: number; failed: number; skipped: number; yields: number; pauses: number }
+/**
+ * How the commands of one mode went. `skipped` are those that can't be executed here. Of a mode that captures: how
+ * often a guest went on in the same instance, and in new ones; what frames were kept; how often it wasn't captured, as
+ * functions of another module were on its stack; calls through entries, and those of functions that can't have one.
+ */
+export type Count = {
+  modules: number; passed: number; failed: number; skipped: number; yields: number; pauses: number
+  here: number; anew: number; frames: number; shared: number; entered: number; direct: number
+}
+
+/** Of nothing yet. */
+export function noCount(): Count {
+  return { modules: 0, passed: 0, failed: 0, skipped: 0, yields: 0, pauses: 0, here: 0, anew: 0, frames: 0, shared: 0,
+    entered: 0, direct: 0 }
+}
 
 /**
  * Modules that are malformed or invalid, by who refused them. `prepared`: V8, but not once they were prepared, since a
@@ -29,6 +42,8 @@ export type Report = {
   readonly refusals: Refusals
   /** What the translator refused: how many modules, by construct; in the mode in which these are most. */
   readonly untreatable: Map<string, number>
+  /** Likewise, what can't be captured. */
+  readonly uncapturable: Map<string, number>
   /** Where V8 doesn't do what the script expects, untranslated. */
   readonly v8: string[]
   /** Where a mode differs. */
@@ -44,7 +59,7 @@ export async function runScript(
 ): Promise<Report> {
   const report: Report = {
     counts: new Map(), refusals: { decoder: 0, v8: 0, converter: 0, nobody: 0, prepared: 0 }, untreatable: new Map(),
-    v8: [], failures: [],
+    uncapturable: new Map(), v8: [], failures: [],
   }
   const steps = parseScript(text).map((command): Step => ({
     command, where: `${name}:${command.line}`, ...load(command, parse),
@@ -84,7 +99,7 @@ function bytesOf(source: Source, parse: Converter['parse']): Uint8Array<ArrayBuf
 
 async function runMode(mode: Mode, steps: readonly Step[], caller: Caller, report: Report): Promise<void> {
   const host = new Host(mode, caller)
-  const count = { modules: 0, passed: 0, failed: 0, skipped: 0, yields: 0, pauses: 0 }
+  const count = noCount()
   report.counts.set(mode.name, count)
   for (const step of steps) {
     const { command, where, loaded, missing } = step
@@ -99,14 +114,17 @@ async function runMode(mode: Mode, steps: readonly Step[], caller: Caller, repor
     }
     count[fault !== undefined ? 'failed' : outcome.text.startsWith('absent') ? 'skipped' : 'passed']++
   }
-  count.yields = host.yields.count
-  count.pauses = host.yields.pauses
+  const { yields, captures: { here, anew, frames, shared }, calls } = host
+  Object.assign(count, { yields: yields.count, pauses: yields.pauses, here, anew, frames, shared, ...calls })
   if (mode.word === 0 && count.yields > 0) {
     report.failures.push(`${steps[0]?.where} ${mode.name}: it yielded ${count.yields} times`)
   }
-  for (const [construct, modules] of host.refusals) {
-    report.untreatable.set(construct, Math.max(modules, report.untreatable.get(construct) ?? 0))
-  }
+  raise(report.untreatable, host.refusals)
+  raise(report.uncapturable, host.uncapturable)
+}
+
+function raise(all: Map<string, number>, of: ReadonlyMap<string, number>): void {
+  for (const [what, modules] of of) all.set(what, Math.max(modules, all.get(what) ?? 0))
 }
 
 // What a command expects of V8, and what came; undefined if that is the same.

@@ -35,6 +35,10 @@ export const MODES: readonly Mode[] = [
   { name: 'fuel, at each check', ...by({ mode: 'fuel' }), slice: 0, nth: 1 },
   { name: 'fuel, slices of 7', ...by({ mode: 'fuel' }), slice: 7, nth: 1 },
   { name: 'fuel, slices of 1000', ...by({ mode: 'fuel' }), slice: 1000, nth: 1 },
+  ...[2, 3, 7].flatMap((nth) => [false, true].map((anew): Mode => ({
+    name: `captured at 1 check in ${nth}, ${anew ? 'anew' : 'in place'}`, ...by({ mode: 'preempt' }), word: 1, nth,
+    capture: { nth, anew },
+  }))),
 ]
 
 function by(options: Options): Pick<Mode, 'translate'> {
@@ -58,7 +62,7 @@ export function findScripts(folder: string): string[] {
 export function emptyReport(): Report {
   return {
     counts: new Map(), refusals: { decoder: 0, v8: 0, converter: 0, nobody: 0, prepared: 0 }, untreatable: new Map(),
-    v8: [], failures: [],
+    uncapturable: new Map(), v8: [], failures: [],
   }
 }
 
@@ -70,25 +74,34 @@ export function addReport(sum: Report, report: Report): void {
     else for (const key of Object.keys(count) as (keyof Count)[]) before[key] += count[key]
   }
   for (const key of Object.keys(sum.refusals) as (keyof Report['refusals'])[]) sum.refusals[key] += report.refusals[key]
-  for (const [construct, modules] of report.untreatable) {
-    sum.untreatable.set(construct, (sum.untreatable.get(construct) ?? 0) + modules)
+  for (const what of ['untreatable', 'uncapturable'] as const) {
+    for (const [construct, modules] of report[what]) {
+      sum[what].set(construct, (sum[what].get(construct) ?? 0) + modules)
+    }
   }
   sum.v8.push(...report.v8)
   sum.failures.push(...report.failures)
 }
 
 /** The lines that sum up; the last is the totals. */
-export function summary({ counts, refusals, untreatable, v8, failures }: Report, scripts: number): string[] {
+export function summary({ counts, refusals, untreatable, uncapturable, v8, failures }: Report, scripts: number): string[] {
   const { decoder, v8: validator, converter, nobody, prepared } = refusals
   return [
     `malformed or invalid modules: ${converter} refused by the converter, ${decoder} by our decoder, ` +
       `${validator} by V8, ${prepared} by V8 but not once prepared, ${nobody} by nobody`,
     ...[...untreatable].toSorted().map(([construct, modules]) => `untreatable in ${modules} modules: ${construct}`),
-    ...[...counts].map(([mode, { modules, passed, failed, skipped, yields, pauses }]) =>
-      `${mode.padEnd(28)}${modules} modules, ${passed} passed, ${failed} failed, ${skipped} skipped, ` +
-      `${yields} yields, ${pauses} of them suspended`),
+    ...[...uncapturable].toSorted().map(([why, modules]) => `uncapturable: ${modules} modules, as a function ${why}`),
+    ...[...counts].map(([mode, count]) => `${mode.padEnd(36)}${countText(count)}`),
     `${scripts} scripts, ${failures.length} differences, ${v8.length} faults of V8`,
   ]
+}
+
+function countText({ modules, passed, failed, skipped, yields, pauses, ...captured }: Count): string {
+  const { here, anew, frames, shared, entered, direct } = captured
+  const went = `${modules} modules, ${passed} passed, ${failed} failed, ${skipped} skipped, `
+  if (here + anew + entered + direct === 0) return `${went}${yields} yields, ${pauses} of them suspended`
+  return `${went}went on ${here} times in place and ${anew} anew from ${frames} frames; not from ${shared} shared ` +
+    `stacks; calls: ${entered} by entries, ${direct} without`
 }
 
 async function main(): Promise<number> {

@@ -10,6 +10,7 @@
 //
 // So one check in nth really suspends, amid calls between instances, as in a cell; the others return at once.
 
+import { newControl } from '../../src/cell/pcpu.ts'
 import { FUEL_GLOBAL, YIELD_TABLE } from '../../src/translate/added_names.ts'
 import {
   KIND_FUNC, KIND_GLOBAL, leb, name, PREAMBLE, section, SECTION_CODE, SECTION_EXPORT, SECTION_FUNCTION, SECTION_IMPORT,
