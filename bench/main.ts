@@ -25,6 +25,7 @@ const BENCHES = {
   decide: () => import('./decide.ts'),
   host: () => import('./host.ts'),
   crowd: () => import('./crowd.ts'),
+  fork: () => import('./fork.ts'),
 } as const
 
 const wanted = process.argv.slice(2)

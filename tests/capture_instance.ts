@@ -17,7 +17,7 @@ import { CAPTURE_SECTION, decodeInfo, type CaptureInfo } from '../src/translate/
 import { continuationOf, CONTINUATION } from '../src/translate/continuation.ts'
 import { distinct, framesOf, keyOf, link, type Frame } from '../src/translate/frames.ts'
 import { ModuleTypes } from '../src/translate/module_types.ts'
-import { CONTROL_EXTERNS } from '../src/translate/save_area.ts'
+import { CONTROL_EXTERNS } from '../src/translate/control_words.ts'
 import { translate } from '../src/translate/translate.ts'
 import { decodeModule } from '../src/wasm/decode.ts'
 import { encodeModule, leb, name, SECTION_CUSTOM } from '../src/wasm/encode.ts'

@@ -29,7 +29,7 @@ export type StackLines = {
   start(member: Member, pcpu: number, created?: () => void): { id: number; ended: Promise<Ended> }
   admit(member: Member): number
   count(pcpu: number, member: Member, count: 1 | -1): void
-  /** A cell is about to be gone from its pCPU, and there on another. */
+  /** Where a cell is to be reached from now on: before it is there, and where it was if nothing comes of it. */
   moved(id: number, pcpu: number): void
 }
 
@@ -68,7 +68,7 @@ export class Captures {
   async giveUp(id: number): Promise<void> {
     const resident = this.#lines.resident(id)
     if (resident?.stopped === undefined) return
-    await this.#leave(resident)
+    await this.#leave(resident, false)
   }
 
   /** Copies a cell, which goes on: its children begin where it was stopped. Throws CellarError: there are none then. */
@@ -118,7 +118,7 @@ export class Captures {
       if (from === to) return true
       if (lossless && stopped.state.descriptors.some(({ is }) => is.kind === 'lost')) return false
       const member = await this.#arrive(resident, stopped, to)
-      await this.#leave(resident, to)
+      await this.#leave(resident, true)
       if (this.#lines.resident(id) !== resident) this.#lines.post(to, { stop: id, end: KILLED })
       else this.#settle(resident, member, stopped, to)
       return true
@@ -186,6 +186,8 @@ export class Captures {
       lifecycle: lifecycle === undefined ? undefined : movedGrant(lifecycle),
       net: net === undefined ? undefined : await again(net) }
     this.#lines.count(to, member, 1)
+    // Who wants to reach it from here on waits for it there.
+    this.#lines.moved(id, to)
     try {
       await new Promise<void>((resolve, reject) => {
         resident.arriving = { pcpu: to, resolve, reject }
@@ -194,6 +196,7 @@ export class Captures {
       return { ...moved, from: undefined, timeoutNs }
     } catch (error) {
       this.#lines.count(to, member, -1)
+      this.#lines.moved(id, resident.pcpu)
       // It has ended here while it was made there.
       if (this.#lines.resident(id) !== resident) this.#lines.post(to, { stop: id, end: KILLED })
       throw error
@@ -203,11 +206,10 @@ export class Captures {
   }
 
   // From here on it isn't here any more.
-  async #leave(resident: Resident, to?: number): Promise<void> {
+  async #leave(resident: Resident, isMove: boolean): Promise<void> {
     resident.stopped = undefined
     await new Promise<void>((resolve, reject) => {
-      resident.leaving = { resolve, reject, isMove: to !== undefined }
-      if (to !== undefined) this.#lines.moved(resident.id, to)
+      resident.leaving = { resolve, reject, isMove }
       this.#lines.post(resident.pcpu, { giveUp: resident.id })
     })
     resident.leaving = undefined

@@ -6,6 +6,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { newGrant, type Asked } from '../services/lifecycle/lifecycle.ts'
 import type { Member } from './stack.ts'
 import { member, withListened } from './stack_test_support.ts'
 
@@ -228,6 +229,36 @@ test('a cell that is stopped ends, whatever is being done with it', LIMIT, async
     await sleep(50)
     assert.equal((await stack.figures()).size, 0)
   })
+})
+
+test('what a cell asks its host is answered, and asked again where it was moved meanwhile', LIMIT, async () => {
+  const asked: [number, string, number][] = []
+  const on = { asks: (id: number, { what }: Asked, serial: number) => { asked.push([id, what, serial]) } }
+  await withListened(async (listened, stack) => {
+    const lifecycle = newGrant({ id: 'id-1', name: 'first' })
+    const { id, ended } = listened.start(member(['forkme', '2', 'base'], { lifecycle }), 0)
+    const wait = async (count: number): Promise<[number, string, number]> => {
+      while (asked.length < count) await sleep(2)
+      return asked[count - 1]!
+    }
+    const first = await wait(1)
+    assert.deepEqual(first.slice(0, 2), [id, 'fork'])
+    await stack.move(id, 1)
+    assert.deepEqual(await wait(2), first, 'the same, under the same serial')
+    const [child] = await stack.fork(id, [member(['forkme'], { lifecycle: newGrant({ id: 'id-2', name: 'second',
+      event: 'fork', number: 1 }) })])
+    stack.told(id, first[2], 0)
+    assert.equal((await wait(3))[1], 'snapshot')
+    stack.told(id, asked[2]![2], 0)
+    assert.deepEqual((await ended).outcome, { kind: 'exit', code: 0 })
+    assert.deepEqual((await child!.ended).outcome, { kind: 'exit', code: 0 })
+    assert.match(listened.said.get(id)!, /^parent first id-1 generation \w+ event none 0 nonce (\w+) drawn (\w+)\nsaved/)
+    assert.match(listened.said.get(child!.id)!, /^child 1 second id-2 generation \w+ event fork 1 nonce (\w+) drawn/)
+    const words = [id, child!.id].map((one) => listened.said.get(one)!.split(/\s+/))
+    const after = (list: string[], word: string): string => list[list.indexOf(word) + 1]!
+    assert.equal(after(words[0]!, 'nonce'), after(words[1]!, 'nonce'))
+    for (const word of ['generation', 'drawn']) assert.notEqual(after(words[0]!, word), after(words[1]!, word))
+  }, { on })
 })
 
 test('a cell that is given up ends as moved, and goes on elsewhere from what was left of it', LIMIT, async () => {

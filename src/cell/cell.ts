@@ -20,7 +20,7 @@ import { LEFT, YIELD } from '../translate/added_names.ts'
 import { HYPERCALLS } from '../wasi/cellar/table.ts'
 import { Context, type End, type Turn } from '../wasi/p1/context.ts'
 import type { Descriptors } from '../wasi/p1/descriptors.ts'
-import { CellCapture } from './cell_capture.ts'
+import type { CaptureParts, CellCapture } from './cell_capture.ts'
 import type { Executable } from './executable.ts'
 import { isGated, RESUMED, STOPPED, UNWINDS } from './gate.ts'
 import { bind, HYPERCALL_NAMES, type Tracer } from './hypercalls.ts'
@@ -63,6 +63,8 @@ export type Usage = {
 /** What a cell is made of beside its program. */
 export type CellParts = Pick<Context, 'args' | 'env' | 'clock' | 'entropy' | 'iovecs'> & {
   readonly lifecycle?: Lifecycle | undefined
+  /** Makes the part that can stop it; loaded for programs that can be captured. */
+  readonly captureOf?: ((parts: CaptureParts) => CellCapture) | undefined
   readonly descriptors: Descriptors
   /** When it runs; its own if nobody schedules. */
   readonly turn?: Turn | undefined
@@ -126,8 +128,8 @@ export class Cell {
       this.#refuel()
     }
     if (area === undefined) return
-    this.#capture = new CellCapture({ executable, context, area, instance: this.instance, control: parts.control() })
-    if (origin !== undefined) this.#capture.restore(origin)
+    this.#capture = parts.captureOf?.({ executable, context, area, instance: this.instance, control: parts.control() })
+    if (origin !== undefined) this.#capture?.restore(origin)
   }
 
   /**
@@ -269,7 +271,7 @@ export class Cell {
       },
     }
     if (looks || area !== undefined) vcpu['control'] = control()
-    if (area !== undefined) vcpu['left'] = () => this.#capture!.left()
+    if (area !== undefined) vcpu['left'] = () => this.#capture?.left()
     if (preemption !== undefined) {
       vcpu['preempt'] = new WebAssembly.Suspending(() => {
         this.#refuel()

@@ -19,7 +19,8 @@ import { putImage, takeImage } from './memory_image.ts'
 import type { SaveArea } from './save_area.ts'
 import { CAPTURE_VERSION, type CellState } from './state.ts'
 
-type Parts = {
+/** What it works on. */
+export type CaptureParts = {
   readonly executable: Executable; readonly context: Context; readonly area: SaveArea
   readonly instance: WebAssembly.Instance; readonly control: WebAssembly.Memory
 }
@@ -27,11 +28,16 @@ type Phase = CellState['phase']
 /** What a vCPU goes on from. */
 type Frames = { readonly bytes: Uint8Array<ArrayBuffer>; readonly references: readonly (number | null)[] }
 
+/** See CellParts.captureOf. */
+export function captureOf(parts: CaptureParts): CellCapture {
+  return new CellCapture(parts)
+}
+
 /** The part of a cell that stops it. */
 export class CellCapture {
   /** The vCPU is to leave its stack. */
   isWanted = false
-  readonly #parts: Parts
+  readonly #parts: CaptureParts
   readonly #state: InstanceState
   #phase: Phase
   // Of the stack that was left; and of the one to be made.
@@ -41,7 +47,7 @@ export class CellCapture {
   #waiting: { resolve(state: CellState): void; reject(error: unknown): void; usage(): Usage } | undefined
   #decided: PromiseWithResolvers<boolean> | undefined
 
-  constructor(parts: Parts) {
+  constructor(parts: CaptureParts) {
     this.#parts = parts
     const { executable, instance, area } = parts
     const { capture } = executable

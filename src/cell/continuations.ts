@@ -11,6 +11,7 @@ import { continuationOf, CONTINUATION } from '../translate/continuation.ts'
 import { BadFrames, distinct, framesOf, keyOf } from '../translate/frames.ts'
 import { decodeModule } from '../wasm/decode.ts'
 import type { Module } from '../wasm/module.ts'
+import { decodeNames } from '../wasm/names.ts'
 import type { Executable } from './executable.ts'
 import { checkProgram, prepareProgram, readProgram } from './program.ts'
 
@@ -18,7 +19,9 @@ import { checkProgram, prepareProgram, readProgram } from './program.ts'
 const MODULES_MAX = 4
 const CONTINUATIONS_MAX = 64
 
-type Known = { readonly module: Module; readonly made: Map<string, WebAssembly.Module> }
+type Known = {
+  readonly module: Module; readonly names: ReadonlyMap<number, string>; readonly made: Map<string, WebAssembly.Module>
+}
 
 /** The continuations of the cells of a process. */
 export class Continuations {
@@ -35,7 +38,7 @@ export class Continuations {
       if (made === undefined) {
         const { capture, hypercalls } = executable
         if (capture?.can !== true) throw new BadFrames('its program can\'t be captured here')
-        made = new WebAssembly.Module(continuationOf({ module: known.module, info: capture.info, hypercalls }, frames))
+        made = new WebAssembly.Module(continuationOf({ ...known, info: capture.info, hypercalls }, frames))
         if (known.made.size >= CONTINUATIONS_MAX) known.made.delete(known.made.keys().next().value!)
       } else known.made.delete(key)
       known.made.set(key, made)
@@ -54,7 +57,8 @@ export class Continuations {
       if (source === undefined) throw new CellarError('CAPTURE_IMPOSSIBLE', [name, 'its code isn\'t there any more'])
       const file = readProgram(source.path)
       checkProgram(file, source.rules)
-      known = { module: decodeModule(prepareProgram(file).prepared.bytes), made: new Map() }
+      const module = decodeModule(prepareProgram(file).prepared.bytes)
+      known = { module, names: decodeNames(module).functions, made: new Map() }
     }
     this.#known.set(executable, known)
     if (this.#known.size > MODULES_MAX) this.#known.delete(this.#known.keys().next().value!)

@@ -21,7 +21,7 @@
 //
 // Elsewhere: the protocol's other half (wasi/p1/context.ts).
 
-import { CONTROL_PAGES, CONTROL_POINTER, GATE_FRAME, TRAILER_BYTES } from '../translate/save_area.ts'
+import { CONTROL_PAGES, CONTROL_POINTER, GATE_FRAME, TRAILER_BYTES } from '../translate/control_words.ts'
 import { HYPERCALLS, type HypercallName } from '../wasi/cellar/table.ts'
 import { STOP } from '../wasi/p1/context.ts'
 import type { Signature } from '../wasi/p1/table.ts'

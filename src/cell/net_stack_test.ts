@@ -5,6 +5,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { ECONNRESET, EHOSTUNREACH } from '../base/errno.ts'
 import { DEFAULT_TERMS } from '../sched/node.ts'
@@ -21,7 +22,8 @@ const loaded = new Map<string, Executable>()
 function executable(program: string): Executable {
   const known = loaded.get(program)
   if (known !== undefined) return known
-  const made = loadPreemptible(fileURLToPath(new URL(`../../guests/${program}.wasm`, import.meta.url)))
+  const made = loadPreemptible(fileURLToPath(new URL(`../../guests/${program}.wasm`, import.meta.url)), { stubs: [] },
+    { mode: 'preempt', capture: true })
   loaded.set(program, made)
   return made
 }
@@ -37,10 +39,12 @@ class Networked {
   readonly stack: Stack
   readonly switchboard: Switchboard
   readonly #output = new Map<number, string>()
+  readonly #names = new Map<number, string>()
 
   constructor() {
     this.stack = new Stack({ pcpus: 2, quantumNs: 1e6, on: {
       net: (pcpu, report) => this.switchboard.report(pcpu, report),
+      moved: (id, pcpu) => this.switchboard.move(this.#names.get(id)!, pcpu),
       output: (id, _, bytes) => this.#output.set(id, (this.#output.get(id) ?? '') + Buffer.from(bytes).toString()),
     } })
     this.switchboard = new Switchboard({
@@ -57,6 +61,7 @@ class Networked {
       remote: { stdin: false }, net: { guest: name, ports: ports.map((port) => ({ port, fds: [] })), connect: [] },
     }, pcpu)
     ended.catch(() => {})
+    this.#names.set(id, name)
     return { id, ended, text: () => this.#output.get(id) ?? '' }
   }
 
@@ -116,6 +121,35 @@ for (const [where, pcpu] of [['the same pCPU', 0], ['another pCPU', 1]] as const
     assert.match(client.text(), /dial: \w+: (Connection (reset by peer|refused)|Broken pipe|Socket not connected)/)
   })
 }
+
+test('a guest that listens is reached on any pCPU that it is moved to, by the host and by others', async () => {
+  await using process = new Networked()
+  const back = process.start('back', ['counter', 'one'], { pcpu: 0, ports: [80] })
+  for (let count = 1; count <= 9; count += 3) {
+    const answered = (text: string, n: number): void => assert.ok(text.endsWith(`{"count":${n},"name":"one"}\n`), text)
+    answered((await process.dial(0, 'back', 80, GET))[1], count)
+    answered((await process.dial(1, 'back', 80, GET))[1], count + 1)
+    await process.stack.move(back.id, count % 2)
+    answered(await process.ask('back', 80, GET), count + 2)
+  }
+  process.stack.stop(back.id, KILL)
+  assert.deepEqual((await back.ended).outcome, KILL)
+})
+
+test('a guest that is moved loses its connections, which both sides learn', async () => {
+  await using process = new Networked()
+  const back = process.start('back', ['counter', 'one'], { pcpu: 0, ports: [80] })
+  const peer = await process.switchboard.open('back', 80)
+  assert.ok(typeof peer !== 'number')
+  const heard = new Promise<number>((resolve) => { peer.onEnd = resolve })
+  peer.write(Buffer.from('GET / HT'))
+  await sleep(50)
+  await process.stack.move(back.id, 1)
+  assert.equal(await heard, ECONNRESET)
+  const [outcome, text] = await process.dial(0, 'back', 80, GET)
+  assert.deepEqual(outcome, DONE)
+  assert.match(text, /"name":"one"/)
+})
 
 test('dial fails for a name that nobody has, and where nobody listens', async () => {
   await using process = new Networked()

@@ -14,7 +14,7 @@ import { Iovecs } from '../services/iovecs.ts'
 import type { Lifecycle } from '../services/lifecycle/lifecycle.ts'
 import type { Dialer } from '../services/net/dialer.ts'
 import { RIGHTS_DIRECTORY, RIGHTS_FILE, RIGHTS_LISTENER, RIGHTS_SOCKET, RIGHTS_STREAM } from '../wasi/p1/abi.ts'
-import { CONTROL_PAGES } from '../translate/save_area.ts'
+import { CONTROL_PAGES } from '../translate/control_words.ts'
 import type { Turn } from '../wasi/p1/context.ts'
 import { Descriptors } from '../wasi/p1/descriptors.ts'
 import { Cell, type CellParts, type Origin } from './cell.ts'
@@ -64,6 +64,9 @@ export function newControl(): WebAssembly.Memory {
   return new WebAssembly.Memory({ initial: CONTROL_PAGES, maximum: CONTROL_PAGES, shared: true })
 }
 
+// Loaded by the first program that can be captured.
+let captureOf: CellParts['captureOf']
+
 /** One thread's share of the hypervisor. */
 export class Pcpu {
   readonly #iovecs = new Iovecs()
@@ -85,6 +88,7 @@ export class Pcpu {
    */
   async create(executable: Executable, grants: Grants, console: Console, watch: Watch = {}): Promise<Cell> {
     await loadHypercalls(executable.hypercalls)
+    if (executable.capture?.can === true) captureOf ??= (await import('./cell_capture.ts')).captureOf
     const descriptors = new Descriptors()
     try {
       addStreams(descriptors, console)
@@ -132,6 +136,7 @@ export class Pcpu {
       // Of a variable that is given twice the later counts.
       env: [...new Map(grants.env)].map(([name, value]) => terminated(`${name}=${value}`)),
       clock: this.#clockOf(grants, from),
+      captureOf,
       lifecycle,
       entropy: hostEntropy,
       iovecs: this.#iovecs,

@@ -13,7 +13,7 @@ import { nullConsole } from '../services/console/console.ts'
 import type { RemoteInput, RemoteOutput, RemotePort } from '../services/console/remote.ts'
 import { StandardInput, StandardOutput } from '../services/console/stdio.ts'
 import type { Asked, LifecycleGrant } from '../services/lifecycle/lifecycle.ts'
-import type { LifecyclePort, RemoteLifecycle } from '../services/lifecycle/remote.ts'
+import { RemoteLifecycle, type LifecyclePort } from '../services/lifecycle/remote.ts'
 import { ENDED, type Node, type Terms } from '../sched/node.ts'
 import type { Account } from '../sched/run_queue.ts'
 import type { End } from '../wasi/p1/context.ts'
@@ -259,10 +259,7 @@ async function create(
   console: Console, record: Running,
 ): Promise<Cell> {
   const tracer = trace ? (await import('./trace.ts')).traceToStderr() : undefined
-  if (lifecycle !== undefined) {
-    const { RemoteLifecycle } = await import('../services/lifecycle/remote.ts')
-    record.lifecycle = new RemoteLifecycle(lifecyclePort, id, lifecycle)
-  }
+  if (lifecycle !== undefined) record.lifecycle = new RemoteLifecycle(lifecyclePort, id, lifecycle)
   const watch: Watch = { tracer, counts, turn: record.turn, lifecycle: record.lifecycle,
     from: from === undefined ? undefined : originOf(from) }
   if (granted === undefined) return await pcpu.create(executable, grants, console, watch)

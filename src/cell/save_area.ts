@@ -5,7 +5,7 @@
 
 import {
   CONTROL_EXTERNS, CONTROL_FRAMES, CONTROL_FUNCS, CONTROL_POINTER, CONTROL_STATE, UNWINDING,
-} from '../translate/save_area.ts'
+} from '../translate/control_words.ts'
 
 /** The word that translated code looks at (alarm.ts). */
 const PREEMPT = 0

@@ -51,7 +51,7 @@ export type StackEvents = {
   taken?(id: number, count: number): void
   /** What a pCPU says to the switchboard. Left out, cells have no networks. */
   net?(pcpu: number, report: NetReport): void
-  /** A cell leaves its pCPU, and goes on on another: who dials it is sent there from now on. */
+  /** A cell is about to go on on another pCPU, or stays on its own after all: who dials it is sent there. */
   moved?(id: number, pcpu: number): void
   /** A cell asks its host for something (services/lifecycle): `told` answers. */
   asks?(id: number, asked: Asked, serial: number): void

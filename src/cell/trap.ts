@@ -6,6 +6,7 @@
 
 import { TRAP_FRAMES_MAX } from '../base/limits.ts'
 import { printable } from '../base/printable.ts'
+import { CONTINUATION_NAME } from '../translate/added_names.ts'
 import type { Executable } from './executable.ts'
 import { GATE_NAME } from './gate.ts'
 
@@ -43,10 +44,20 @@ function framesOf(stack: string, delta: number | undefined): Frame[] {
     const [, name = '', module = '', index, offset] = match
     // A stub traps in the gate, and a guest that recurses may find the end of the stack there.
     if (module === GATE_NAME) continue
+    if (module === CONTINUATION_NAME) {
+      frames.push(...continued(name))
+      continue
+    }
     // V8 writes MODULE.FUNCTION if the name section names the module, too.
     const own = name.startsWith(`${module}.`) ? name.slice(module.length + 1) : name
     const at = delta === undefined ? undefined : Number.parseInt(offset!, 16) - delta
     frames.push({ name: printable(own), index: Number(index), offset: at })
   }
   return frames.slice(0, TRAP_FRAMES_MAX)
+}
+
+// A function that goes on with the guest's; others of that module are ours. Where in it that was isn't known.
+function continued(name: string): Frame[] {
+  const [, index, own] = /^(?:.*\.)?(\d+) (.*)$/.exec(name) ?? []
+  return index === undefined ? [] : [{ name: printable(own!), index: Number(index), offset: undefined }]
 }

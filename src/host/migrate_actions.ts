@@ -135,7 +135,7 @@ export class MigrateActions {
     const stoppedMs = stoppedNs / 1e6 + performance.now() - began
     if (answer === undefined) throw new CellarError('OPERATION_INTERRUPTED', [`the move of "${guest.row.name}"`])
     await this.#settle(guest, peer, answer)
-    if (answer.state === 'active') return { to: peer.name, rounds: rounds.count, chunks: rounds.chunks, stoppedMs }
+    if (answer.state === 'active') return { h7: { ...(globalThis as any).H7, commit: stoppedNs / 1e6 - (globalThis as any).H7.capture - (globalThis as any).H7.send, activate: stoppedMs - stoppedNs / 1e6 }, to: peer.name, rounds: rounds.count, chunks: rounds.chunks, stoppedMs }
     throw new CellarError('MOVE_REFUSED', [guest.row.name, peer.name, answer.why ?? 'it was dropped there'])
   }
 
@@ -188,9 +188,12 @@ export class MigrateActions {
     const began = performance.now()
     const at = Date.now()
     const written = await captures.capture(guest, 'hold', false)
+    const t1 = performance.now()
     try {
       going.state = outgoingAfter(going.state, 'stopped')
       await this.#send(going, written.snapshot, true)
+      const t2 = performance.now()
+      ;(globalThis as any).H7 = { capture: t1 - began, inner: written.stoppedNs / 1e6, send: t2 - t1, chunks: written.newChunks, all: written.chunks }
       going.state = outgoingAfter(going.state, 'stored')
       this.#check(going)
       const { project, name } = guest.row

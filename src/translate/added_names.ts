@@ -17,3 +17,6 @@ export const CAPTURE_EXPORTS = {
   global: 'cellar:global ', table: 'cellar:table ', tag: 'cellar:tag ', funcs: 'cellar:funcs',
   externs: 'cellar:externs',
 } as const
+
+/** A continuation's name in a stack; a function's begins with the index of the one that it goes on with. */
+export const CONTINUATION_NAME = 'cellar-continuation'

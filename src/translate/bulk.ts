@@ -33,7 +33,9 @@ const HELPERS_MAX = 1000
 /** A function to be added: its type, its body with its locals. */
 type HelperCode = { readonly type: readonly number[]; readonly body: readonly number[] }
 /** With its index, and the instruction and indices that it is for. */
-export type Helper = HelperCode & { readonly index: number; readonly opcode: number; readonly a: number; readonly b: number }
+export type Helper = HelperCode & {
+  readonly index: number; readonly opcode: number; readonly a: number; readonly b: number
+}
 
 /** The functions that a module needs for its bulk instructions, each made when it is first asked for. */
 export class BulkHelpers {

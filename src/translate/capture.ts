@@ -23,7 +23,8 @@ import { opcodeOf } from '../wasm/opcodes.ts'
 import { BULK_COUNT_MAX, type BulkHelpers } from './bulk.ts'
 import type { Calls } from './calls.ts'
 import { localTypes, writeCaptured } from './captured_body.ts'
-import { Planner, type FramePlan, type PlanContext } from './frame_plan.ts'
+import type { FramePlan, PlanContext } from './frame_plan.ts'
+import { Planner } from './planner.ts'
 import { ModuleTypes, type Keep } from './module_types.ts'
 import {
   frameFunction, keepExceptionFunction, keepFunction, keepTagFunction, pollFunction, type AddedCode,
@@ -109,7 +110,8 @@ export class Capture implements BodyTranslator, PlanContext {
     const { start, end } = splice
     reader.open(start, end)
     const index = this.types.importedFunctions + f
-    const plan = this.#planner.plan(index, reader, needsEntryCheck(this.#calls.checks[f] !== 0, end - start, this.#hasTailCalls), localTypes(reader, this.types))
+    const entryCheck = needsEntryCheck(this.#calls.checks[f] !== 0, end - start, this.#hasTailCalls)
+    const plan = this.#planner.plan(index, reader, entryCheck, localTypes(reader, this.types))
     this.checks += writeCaptured(reader, splice, this.parts, plan, index)
   }
 

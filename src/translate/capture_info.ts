@@ -5,6 +5,7 @@
 
 import { BodyWriter } from '../wasm/body_writer.ts'
 import { Reader } from '../wasm/reader.ts'
+import type { Helper } from './bulk.ts'
 
 /** The custom section's name. */
 export const CAPTURE_SECTION = 'cellar:capture'
@@ -24,7 +25,7 @@ export type CaptureInfo = {
   /** Bit f & 7 of byte f >> 3: defined function f may unwind; and is in a cycle of calls, or costs much. */
   readonly unwinds: Uint8Array; readonly checks: Uint8Array
   /** Functions that stand for bulk instructions and their indices; dropping ones can't unwind. */
-  readonly helpers: readonly { readonly index: number; readonly opcode: number; readonly a: number; readonly b: number }[]
+  readonly helpers: readonly Pick<Helper, 'index' | 'opcode' | 'a' | 'b'>[]
 }
 
 /** The section's content. */

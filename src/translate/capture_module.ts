@@ -16,10 +16,8 @@ import { AddedFunctions, Capture } from './capture.ts'
 import { bitsOf, CAPTURE_SECTION, encodeInfo } from './capture_info.ts'
 import { CAPTURE_EXPORTS, CONTROL_MEMORY, LEFT, YIELD, YIELD_TABLE } from './added_names.ts'
 import { KEEP_EXCEPTION, KEEP_EXTERN, KEEP_FUNC } from './module_types.ts'
-import {
-  CONTROL_FRAMES, CONTROL_PAGES, CONTROL_POINTER, CONTROL_STATE, loadOf, loadWord, storeOf, storeWord,
-  type AddedCode,
-} from './save_area.ts'
+import { CONTROL_FRAMES, CONTROL_PAGES, CONTROL_POINTER, CONTROL_STATE } from './control_words.ts'
+import { loadOf, loadWord, storeOf, storeWord, type AddedCode } from './save_area.ts'
 import type { Places, Translated } from './translate.ts'
 import { Uncapturable } from './uncapturable.ts'
 
@@ -45,7 +43,8 @@ export function captureCode(module: Module, calls: Calls, places: Places, unboun
     unwinds: bitsOf(calls.unwinds), checks: bitsOf(calls.checks),
     helpers: [...bulk.helpers, ...capture.drops()],
   })
-  const bytes = assemble(module, additions(module, capture, places, ends), code, { name: CAPTURE_SECTION, content: info })
+  const bytes = assemble(module, additions(module, capture, places, ends), code,
+    { name: CAPTURE_SECTION, content: info })
   return { bytes, checks: capture.checks }
 }
 
@@ -69,11 +68,14 @@ function addEnds(module: Module, capture: Capture, places: Places): Ends {
 }
 
 // (phase): calls, and says so if the stack was left, before anything else can happen on this thread.
-function enterFunction({ memory, type, table }: Places, start: number | undefined, main: number | undefined): AddedCode {
+function enterFunction(
+  { memory, type, table }: Places, start: number | undefined, main: number | undefined,
+): AddedCode {
   const call = (index: number | undefined): number[] => index === undefined ? [UNREACHABLE] : [CALL, ...leb(index)]
   return { type: [0x60, 1, 0x7f, 0], body: [0,
     LOCAL_GET, 0, IF, VOID, ...call(main), ELSE, ...call(start), END,
-    ...loadWord(memory, CONTROL_STATE), IF, VOID, I32_CONST, LEFT, CALL_INDIRECT, ...leb(type), ...leb(table), END, END] }
+    ...loadWord(memory, CONTROL_STATE), IF, VOID, I32_CONST, LEFT, CALL_INDIRECT, ...leb(type), ...leb(table), END,
+    END] }
 }
 
 // What globals hold, by the bit, in the order of their indices; then which segments were dropped.

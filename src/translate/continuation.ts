@@ -1,8 +1,8 @@
 // translate/continuation.ts: a module that goes on from the frames of a vCPU, in the same instance or in another one.
 //
-// It has a function for each site that frames stand at: it takes its frame from the save area, puts what was kept back
-// into locals, and executes the rest of the guest's function (continuation_body.ts). If the frame's callee unwound, too,
-// that one's continuation is called first, by a table, since the next frame says which it is (frames.ts, `link`). So
+// It has a function for each site that frames stand at. It takes its frame from the save area, puts what was kept back
+// into locals, and executes the rest of the guest's function (continuation_body.ts). If the frame's callee unwound,
+// too, that one's continuation is called first, by a table, since the next frame says which it is (frames.ts, `link`). So
 // `enter` takes the outermost frame, and the stack is there again, of other functions that do the same.
 //
 // All else it imports from the guest's instance (capture_module.ts): functions, tables, globals, tags, memories. Its
@@ -16,7 +16,7 @@ import { BodyReader, eachBody, stopsAt } from '../wasm/body.ts'
 import { BodyWriter } from '../wasm/body_writer.ts'
 import {
   KIND_FUNC, KIND_GLOBAL, KIND_MEMORY, KIND_TABLE, KIND_TAG, leb, limits, name, PREAMBLE, SECTION_CODE,
-  SECTION_ELEMENT, SECTION_EXPORT, SECTION_FUNCTION, SECTION_IMPORT, SECTION_TABLE, SECTION_TYPE,
+  SECTION_CUSTOM, SECTION_ELEMENT, SECTION_EXPORT, SECTION_FUNCTION, SECTION_IMPORT, SECTION_TABLE, SECTION_TYPE,
 } from '../wasm/encode.ts'
 import { importsOf, memoriesOf, sectionOf, type Module } from '../wasm/module.ts'
 import { opcodeOf } from '../wasm/opcodes.ts'
@@ -25,16 +25,19 @@ import { Reader } from '../wasm/reader.ts'
 import { BULK_COUNT_MAX, BulkHelpers } from './bulk.ts'
 import { helperReader, needsEntryCheck, planHelper, withoutHelpers } from './capture.ts'
 import { hasBit, type CaptureInfo } from './capture_info.ts'
-import { CONTROL_MEMORY, LEFT, YIELD_TABLE } from './added_names.ts'
+import { CONTINUATION_NAME, CONTROL_MEMORY, LEFT, YIELD_TABLE } from './added_names.ts'
 import { localTypes, runsOf, writeRuns } from './captured_body.ts'
 import { ContinuationBody, type ContinuationParts } from './continuation_body.ts'
 import { BadFrames, distinct, type Frame } from './frames.ts'
-import { Planner, SITE_CALL, type FramePlan, type PlanContext } from './frame_plan.ts'
+import { SITE_CALL, type FramePlan, type PlanContext } from './frame_plan.ts'
+import { Planner } from './planner.ts'
 import { KEEP_EXCEPTION, KEEP_EXTERN, KEEP_FUNC, ModuleTypes, SIZES, type Keep } from './module_types.ts'
 import {
-  CONTROL_EXTERNS, CONTROL_FUNCS, CONTROL_PAGES, CONTROL_POINTER, CONTROL_STATE, frameFunction, GATE_FRAME,
-  keepExceptionFunction, keepFunction, keepTagFunction, loadOf, loadWord, makeExceptionFunction, storeWord, throwKept,
-  TRAILER_BYTES, type AddedCode,
+  CONTROL_EXTERNS, CONTROL_FUNCS, CONTROL_PAGES, CONTROL_POINTER, CONTROL_STATE, GATE_FRAME, TRAILER_BYTES,
+} from './control_words.ts'
+import {
+  frameFunction, keepExceptionFunction, keepFunction, keepTagFunction, loadOf, loadWord, makeExceptionFunction,
+  storeWord, throwKept, type AddedCode,
 } from './save_area.ts'
 
 /** Names of imports, each followed by an index in the guest's module; the exported function. */
@@ -50,6 +53,8 @@ export type ContinuationSource = {
   readonly info: CaptureInfo
   /** The names of hypercalls by their numbers in frames of the gate. */
   readonly hypercalls: readonly string[]
+  /** The guest's names of functions, for traps. */
+  readonly names?: ReadonlyMap<number, string>
 }
 
 /** Makes the module that goes on from these frames. Throws BadFrames. */
@@ -65,6 +70,7 @@ class Builder implements PlanContext {
   readonly #module: Module
   readonly #info: CaptureInfo
   readonly #hypercalls: readonly string[]
+  readonly #names: ReadonlyMap<number, string> | undefined
   readonly #bulk: BulkHelpers
   readonly #planner: Planner
   readonly #helperPlanner: Planner
@@ -79,10 +85,11 @@ class Builder implements PlanContext {
   readonly #control: number
   readonly #tables: { readonly guest: number; readonly references: number; readonly own: number }
 
-  constructor({ module, info, hypercalls }: ContinuationSource) {
+  constructor({ module, info, hypercalls, names }: ContinuationSource) {
     this.#module = module
     this.#info = info
     this.#hypercalls = hypercalls
+    this.#names = names
     this.types = new ModuleTypes(module)
     this.#control = memoriesOf(module).length
     const guest = this.types.tables.length
@@ -106,7 +113,7 @@ class Builder implements PlanContext {
     frames.forEach((frame, i) => {
       this.#codes[i] = { type: this.#codes[i]!.type, body: this.#body(frame, frameAt) }
     })
-    return this.#assemble(continuations, frames.length, enter)
+    return this.#assemble(continuations, frames, enter)
   }
 
   // ---- the plan's context: as when the module was translated
@@ -124,8 +131,9 @@ class Builder implements PlanContext {
     if (isShort && opcode !== MEMORY_INIT && opcode !== TABLE_INIT) return -1
     const [a, b] = [slots[0]! >>> 0, slots[1]! >>> 0]
     const isOneIndex = opcode === MEMORY_FILL || opcode === TABLE_FILL || opcode === DATA_DROP || opcode === ELEM_DROP
-    return this.#info.helpers.find((one) => one.opcode === opcode && one.a === a && (isOneIndex || one.b === b))?.index ??
-      -1
+    const isIt = (one: CaptureInfo['helpers'][number]): boolean =>
+      one.opcode === opcode && one.a === a && (isOneIndex || one.b === b)
+    return this.#info.helpers.find(isIt)?.index ?? -1
   }
 
   // ---- where the code of the frames is
@@ -294,7 +302,8 @@ class Builder implements PlanContext {
   #takeFrame(out: BodyWriter, size: number, base: number): void {
     out.append([...loadWord(this.#control, CONTROL_POINTER), I32_CONST])
     out.s32(size + TRAILER_BYTES)
-    out.append([I32_SUB, LOCAL_SET, ...leb(base), ...storeWord(this.#control, CONTROL_POINTER, [LOCAL_GET, ...leb(base)])])
+    out.append([I32_SUB, LOCAL_SET, ...leb(base),
+      ...storeWord(this.#control, CONTROL_POINTER, [LOCAL_GET, ...leb(base)])])
   }
 
   #restore(out: BodyWriter, plan: FramePlan, site: number, base: number): void {
@@ -335,7 +344,8 @@ class Builder implements PlanContext {
 
   // ---- the module
 
-  #assemble(continuations: number, count: number, enter: number): Uint8Array<ArrayBuffer> {
+  #assemble(continuations: number, frames: readonly Frame[], enter: number): Uint8Array<ArrayBuffer> {
+    const count = frames.length
     const out = new BodyWriter(16 * 1024)
     const section = (id: number, items: readonly ArrayLike<number>[], raw?: Uint8Array, more = 0): void => {
       if (items.length + more === 0) return
@@ -366,7 +376,20 @@ class Builder implements PlanContext {
       code.append(body)
       return code.written()
     }))
+    this.#writeNames(out, continuations, frames)
     return out.written()
+  }
+
+  // Of traps: each continuation is called as the function that it goes on with, after that one's index.
+  #writeNames(out: BodyWriter, continuations: number, frames: readonly Frame[]): void {
+    const functions = frames.flatMap(({ func }, i) => [...leb(continuations + i),
+      ...name(`${func} ${this.#names?.get(func) ?? ''}`)])
+    const content = [...leb(frames.length), ...functions]
+    out.byte(SECTION_CUSTOM)
+    const start = out.beginSized()
+    out.append([...name('name'), 0, ...leb(CONTINUATION_NAME.length + 1), ...name(CONTINUATION_NAME), 1,
+      ...leb(content.length), ...content])
+    out.endSized(start)
   }
 
   // As they are: groups of types that refer to each other stay together.

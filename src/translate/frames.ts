@@ -1,6 +1,6 @@
 // translate/frames.ts: the frames of a vCPU that has left its stack, as they lie in the save area (save_area.ts).
 
-import { ORIGIN_HERE, TRAILER_BYTES } from './save_area.ts'
+import { ORIGIN_HERE, TRAILER_BYTES } from './control_words.ts'
 
 /** A frame. `here`: the site's own check began the unwinding. `at`: of its first byte; `size`: without the trailer. */
 export type Frame = {

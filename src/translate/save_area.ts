@@ -1,39 +1,14 @@
-// translate/save_area.ts: where a vCPU's frames are while it leaves its stack or returns to it, and who writes them.
-//
-// The save area lies in the pCPU's control memory, which no guest can name. Unwinding and going on are one step each
-// for the pCPU, so that all its cells share one area:
-//
-//   word 0     not 0: who runs is to look up (cell/alarm.ts has the words behind it)
-//   STATE      0; UNWINDING while frames are written
-//   POINTER    the first free byte of the area: frames grow upwards, the innermost first
-//   ORIGIN     1: the site's own check began it; 0: the callee unwound, and is gone on with before the site
-//   FUNCS, EXTERNS    how many entries of the tables of references are in use
-//   FRAMES     the frames: what is kept, by kind, then a trailer: function, site | ORIGIN << 31, size without trailer
+// translate/save_area.ts: who writes a vCPU's frames while it leaves its stack (control_words.ts says where).
 //
 // Frames are written by functions that are added to the module, one for each kind of value and number of values up to
 // GROUP_MAX, so that a site costs few bytes. A frame too many traps at the end of the memory.
 
 import { leb, sleb } from '../wasm/encode.ts'
 import { opcodeOf } from '../wasm/opcodes.ts'
+import {
+  CONTROL_STATE, CONTROL_POINTER, CONTROL_ORIGIN, CONTROL_FUNCS, CONTROL_EXTERNS, TRAILER_BYTES,
+} from './control_words.ts'
 import { KEEP_EXTERN, KEEP_FUNC, SIZES, type Keep, type ModuleTypes } from './module_types.ts'
-
-/** Byte addresses in the control memory. */
-export const CONTROL_STATE = 64
-export const CONTROL_POINTER = 68
-export const CONTROL_ORIGIN = 72
-export const CONTROL_FUNCS = 76
-export const CONTROL_EXTERNS = 80
-/** Where frames begin, and the memory's pages: what the deepest stack can come to, and more. None is touched unused. */
-export const CONTROL_FRAMES = 65_536
-export const CONTROL_PAGES = 1025
-/** CONTROL_STATE while a vCPU leaves its stack. */
-export const UNWINDING = 1
-/** Bytes of a trailer. */
-export const TRAILER_BYTES = 12
-/** Bit of a trailer's site. */
-export const ORIGIN_HERE = 0x8000_0000
-/** A trailer's function is this plus a hypercall's number: the gate has written it. */
-export const GATE_FRAME = 0x8000_0000
 
 /** Values that one of the functions takes at most. */
 export const GROUP_MAX = 16
@@ -142,7 +117,8 @@ export function throwKept(control: number, types: ModuleTypes, base: number, off
 export function makeExceptionFunction(control: number, types: ModuleTypes): AddedCode {
   return { type: [0x60, 1, 0x7f, 1, EXNREF], body: [0,
     LOCAL_GET, 0, ...loadOf(control, 0, 0), I32_CONST, 0, I32_LT_S, IF, VOID, REF_NULL, EXNREF, RETURN, END,
-    BLOCK, EXNREF, TRY_TABLE, VOID, 1, CATCH_ALL_REF_CLAUSE, 0, ...throwKept(control, types, 0, 0), END, UNREACHABLE, END,
+    BLOCK, EXNREF, TRY_TABLE, VOID, 1, CATCH_ALL_REF_CLAUSE, 0, ...throwKept(control, types, 0, 0), END, UNREACHABLE,
+    END,
     END] }
 }
 
@@ -188,7 +164,9 @@ function memarg(align: number, memory: number, offset: number): number[] {
 
 const OTHER_MEMORY = 0x40
 const VOID = 0x40
-const LOADS = [[opcodeOf('i32.load')], [opcodeOf('i64.load')], [opcodeOf('f32.load')], [opcodeOf('f64.load')], [0xfd, 0]]
+const LOADS = [
+  [opcodeOf('i32.load')], [opcodeOf('i64.load')], [opcodeOf('f32.load')], [opcodeOf('f64.load')], [0xfd, 0],
+]
 const STORES = [
   [opcodeOf('i32.store')], [opcodeOf('i64.store')], [opcodeOf('f32.store')], [opcodeOf('f64.store')], [0xfd, 11],
 ]

@@ -30,7 +30,7 @@ import { captureCode } from './capture_module.ts'
 import { checkCompileCost } from './compile_cost.ts'
 import { Fuel, fuelCheck, fuelPieceCode } from './fuel.ts'
 import { Preempt, preemptCheck } from './preempt.ts'
-import { CONTROL_PAGES } from './save_area.ts'
+import { CONTROL_PAGES } from './control_words.ts'
 import { Untreatable } from './untreatable.ts'
 
 /** The version of what is made: translations by another one are of no use. */

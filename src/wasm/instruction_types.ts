@@ -14,9 +14,11 @@ const TYPES: Readonly<Record<string, number>> = { i32: I32, i64: I64, f32: F32, 
 const COMPARISON = /^(eq|ne|[lg][te](_[su])?)$/
 const UNARY = /^(clz|ctz|popcnt|abs|neg|ceil|floor|trunc|nearest|sqrt|extend\d+_s)$/
 const CONVERSION = /^(wrap|trunc|trunc_sat|extend|convert|demote|promote|reinterpret)_/
-const LANES: Readonly<Record<string, number>> = { i8x16: I32, i16x8: I32, i32x4: I32, i64x2: I64, f32x4: F32, f64x2: F64 }
-const VECTOR_UNARY =
-  /^(not|abs|neg|popcnt|sqrt|ceil|floor|trunc|nearest|splat|extend_|convert_|trunc_sat_|relaxed_trunc_|promote_|demote_|extadd_)/
+const LANES: Readonly<Record<string, number>> = {
+  i8x16: I32, i16x8: I32, i32x4: I32, i64x2: I64, f32x4: F32, f64x2: F64,
+}
+const VECTOR_UNARY = new RegExp('^(not|abs|neg|popcnt|sqrt|ceil|floor|trunc|nearest|splat|extend_|convert_|' +
+  'trunc_sat_|relaxed_trunc_|promote_|demote_|extadd_)')
 const VECTOR_TERNARY = /^(bitselect|relaxed_madd|relaxed_nmadd|relaxed_laneselect|relaxed_dot_i8x16_i7x16_add_s)$/
 
 function effect(takes: number, puts?: number): number {

@@ -28,6 +28,8 @@ function placeAfter(step: Step, when: Fault['when'], victim: Victim): keyof Pick
   if (step === 'acknowledge') return 'to'
   // It may have no process yet.
   if (step === 'offer' && victim === "the destination's process") return undefined
+  // The source commits if it hears of the answer before it hears of the process.
+  if (step === 'last' && when === 'after' && victim === "the source's process") return undefined
   // All that it was sent is on the disk by then.
   return step === 'last' && when === 'after' && victim === "the destination's process" ? 'to' : 'from'
 }
@@ -59,11 +61,10 @@ async function check(step: Step, when: Fault['when'], victim: Victim): Promise<v
   await startTicker(pair.from)
   const here = follow(pair.from, 'web')
   const nonce = await eventually('it counts', () => here.ticks.keys().next().value)
-  const { promise: struck, resolve } = Promise.withResolvers<() => Promise<void>>()
-  pair.fault = { step, when, act: async () => resolve(await strike(pair, victim)), cut: victim === 'the network' }
+  let comeBack: (() => Promise<void>) | undefined
+  pair.fault = { step, when, act: async () => { comeBack = await strike(pair, victim) }, cut: victim === 'the network' }
   await migrate(pair)
-  const comeBack = await struck
-  await comeBack()
+  await (await eventually(`the move comes to "${step}"`, () => comeBack))()
   const { host } = await settled(pair)
   here.stop()
   const place = placeAfter(step, when, victim)
@@ -83,13 +84,18 @@ async function check(step: Step, when: Fault['when'], victim: Victim): Promise<v
     : victim === "the destination's process" && host === pair.to
   if (!wasLost) assert(there.ticks.has(nonce), 'it goes on, and was not started anew')
   for (const one of [pair.from, pair.to]) await nothingUnowned(one)
-  await remove(pair)
 }
 
 for (const step of STEPS) {
   for (const when of ['before', 'after'] as const) {
     for (const victim of VICTIMS) {
-      test(`one copy of a guest runs when ${victim} fails ${when} "${step}"`, () => check(step, when, victim))
+      test(`one copy of a guest runs when ${victim} fails ${when} "${step}"`, async () => {
+        try {
+          await check(step, when, victim)
+        } finally {
+          await remove(pair)
+        }
+      })
     }
   }
 }
