@@ -73,6 +73,7 @@ class Maker {
   bytes(): Uint8Array<ArrayBuffer> {
     const module = this.#module
     const { values } = this.#types
+    if (this.#bodies.length === 0) return Uint8Array.from(module.bytes)
     const code = translateBodies(module, { checks: 0, touches: () => false, translate: () => {} })
     return assemble(module, new Map<number, readonly ArrayLike<number>[]>([
       [SECTION_TYPE, [[0x60, 0, 0]]],

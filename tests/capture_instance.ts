@@ -9,7 +9,7 @@
 // too, and which V8 writes into stack traces.
 //
 // A deep stack takes its time to leave: it is left at the earliest after as many checks as a quarter of its frames, so
-// that the work grows with what the guest does, and not with its square.
+// that the work grows with what the guest does, and not with its square. A run of many checks is captured ever less.
 
 import { SaveArea } from '../src/cell/save_area.ts'
 import { CAPTURE_EXPORTS, CONTROL_MEMORY, LEFT, YIELD, YIELD_TABLE } from '../src/translate/added_names.ts'
@@ -18,7 +18,7 @@ import { continuationOf, CONTINUATION } from '../src/translate/continuation.ts'
 import { distinct, framesOf, keyOf, link, type Frame } from '../src/translate/frames.ts'
 import { ModuleTypes } from '../src/translate/module_types.ts'
 import { CONTROL_EXTERNS } from '../src/translate/control_words.ts'
-import { translate } from '../src/translate/translate.ts'
+import { translate, type Options } from '../src/translate/translate.ts'
 import { decodeModule } from '../src/wasm/decode.ts'
 import { encodeModule, leb, name, SECTION_CUSTOM } from '../src/wasm/encode.ts'
 import { customSection, importsOf, memoriesOf, type Module } from '../src/wasm/module.ts'
@@ -32,6 +32,8 @@ export type CaptureRules = {
   readonly nth: number
   /** It goes on in a new instance, if it may. */
   readonly anew: boolean
+  /** Who is checked as often goes around for good. */
+  readonly checksMax?: number
 }
 
 /** What happened: how often it went on, in the same instance and in new ones; how often it couldn't be captured. */
@@ -45,6 +47,8 @@ export class CaptureCounts {
   shared = 0
 }
 
+type Translator = (module: Module, options: Options) => { readonly bytes: Uint8Array<ArrayBuffer> }
+
 /** A prepared module, as it can be captured. Throws Untreatable, Uncapturable. */
 export class Capturable {
   /** With its entries. */
@@ -54,7 +58,7 @@ export class Capturable {
   readonly entries: ReadonlyMap<number, Entry>
   readonly bytes: Uint8Array<ArrayBuffer>
 
-  constructor(prepared: Module, unbounded = false, translator = translate) {
+  constructor(prepared: Module, unbounded = false, translator: Translator = translate) {
     const { bytes, entries } = withEntries(prepared)
     this.module = decodeModule(bytes)
     this.types = new ModuleTypes(this.module)
@@ -96,6 +100,9 @@ export class CapturedInstance {
   // Checks since it was captured, and how many frames it had then.
   #since = 0
   #depth = 0
+  // How often this run was checked, and captured.
+  #checks = 0
+  #times = 0
   #taken: Taken | undefined
 
   /** Throws what instantiation throws. */
@@ -112,7 +119,7 @@ export class CapturedInstance {
   /** Calls an export, () → (), and captures it meanwhile. Throws what it throws. */
   async run(name: string): Promise<void> {
     let call = this.#held.exports[name] as () => void
-    this.#depth = 0
+    this.#depth = this.#checks = this.#times = 0
     try {
       for (;;) {
         this.#isRunning = true
@@ -133,8 +140,9 @@ export class CapturedInstance {
 
   #isDue(): number {
     const { counts, rules } = this.#parts
+    if (++this.#checks > (rules.checksMax ?? Infinity)) throw new Error('it never ends')
     this.#since++
-    return ++counts.checks % rules.nth === 0 && this.#since * 4 >= this.#depth ? 1 : 0
+    return ++counts.checks % rules.nth === 0 && this.#since * 4 >= this.#depth && this.#since * 16 >= this.#times ? 1 : 0
   }
 
   #decide(): void {
@@ -144,6 +152,7 @@ export class CapturedInstance {
   }
 
   #isAlone(): boolean {
+    if (!this.isLinked) return true
     const names = stackNames()
     this.#depth = names.length
     return names.every((name) => name === this.#name || name === YIELD_NAME)
@@ -155,6 +164,7 @@ export class CapturedInstance {
     const { program, counts, rules, control } = this.#parts
     const frames = framesOf(bytes)
     counts.frames += this.#depth = frames.length
+    this.#times++
     if (rules.anew && !this.isLinked && canCopy(program)) {
       counts.anew++
       const from = this.#held

@@ -143,6 +143,7 @@ export class Captures {
       resident.stopped = stopped
       return { resident, stopped }
     } catch (error) {
+      if (lend) this.#lines.post(resident.pcpu, { unlend: id })
       resident.free()
       throw error
     }

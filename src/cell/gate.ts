@@ -21,7 +21,7 @@
 //
 // Elsewhere: the protocol's other half (wasi/p1/context.ts).
 
-import { CONTROL_PAGES, CONTROL_POINTER, GATE_FRAME, TRAILER_BYTES } from '../translate/control_words.ts'
+import { CONTROL_BASE, CONTROL_PAGES, CONTROL_POINTER, GATE_FRAME, TRAILER_BYTES } from '../translate/control_words.ts'
 import { HYPERCALLS, type HypercallName } from '../wasi/cellar/table.ts'
 import { STOP } from '../wasi/p1/context.ts'
 import type { Signature } from '../wasi/p1/table.ts'
@@ -147,7 +147,8 @@ function keepArguments({ params }: Signature, number: number): number[] {
   return [...stores, ...put(size, [I32_CONST, ...sleb((GATE_FRAME | 0) + number)]), ...put(size + 4, [I32_CONST, 0]),
     ...put(size + 8, [I32_CONST, ...sleb(size)]),
     I32_CONST, 0, ...pointer, I32_CONST, ...sleb(size + TRAILER_BYTES), I32_ADD,
-    I32_STORE, ALIGN_4, ...leb(CONTROL_POINTER)]
+    I32_STORE, ALIGN_4, ...leb(CONTROL_POINTER),
+    I32_CONST, 0, ...pointer, I32_STORE, ALIGN_4, ...leb(CONTROL_BASE)]
 }
 
 function halves(local: number): number[] {

@@ -66,6 +66,9 @@ export function newControl(): WebAssembly.Memory {
 
 // Loaded by the first program that can be captured.
 let captureOf: CellParts['captureOf']
+// By the first cell that goes on from elsewhere.
+let restoring: Promise<[typeof import('../wasi/p1/saved_descriptors.ts'),
+  typeof import('../services/lifecycle/events.ts')]> | undefined
 
 /** One thread's share of the hypervisor. */
 export class Pcpu {
@@ -107,8 +110,8 @@ export class Pcpu {
   async #createFrom(
     origin: Origin, executable: Executable, grants: Grants, granted: Descriptors, watch: Watch,
   ): Promise<Cell> {
-    const { restoreDescriptors } = await import('../wasi/p1/saved_descriptors.ts')
-    const { restoreEvents } = await import('../services/lifecycle/events.ts')
+    restoring ??= Promise.all([import('../wasi/p1/saved_descriptors.ts'), import('../services/lifecycle/events.ts')])
+    const [{ restoreDescriptors }, { restoreEvents }] = await restoring
     const { state } = origin
     if (executable.capture?.can !== true || !Number.isFinite(state.monotonicNs)) {
       throw new CellarError('SNAPSHOT_FOREIGN', [executable.capture?.can === true ? 'its clock is none'

@@ -181,7 +181,7 @@ port.on('message', (message: Command) => {
   else if ('executable' in message) setExecutable(message.executable, message.is)
   else if ('pause' in message) pause(message.pause, message.is)
   else if ('capture' in message) void capture(message.capture, message.lend)
-  else if ('unlend' in message) lent.delete(message.unlend)
+  else if ('unlend' in message) unlend(message.unlend)
   else if ('goOn' in message) goOn(message.goOn, message.continuation)
   else if ('giveUp' in message) running.get(message.giveUp)?.cell?.giveUp()
   else if ('told' in message) running.get(message.told)?.lifecycle?.told(message.serial, message.errno)
@@ -350,6 +350,13 @@ async function capture(id: number, lends: boolean): Promise<void> {
     holdOrNot(record)
     post({ captured: id, failed: { code: error.code, values: error.values } })
   }
+}
+
+// The others are done. Of a cell that is gone nobody needs it any more.
+function unlend(id: number): void {
+  const memory = lent.get(id)
+  lent.delete(id)
+  if (memory !== undefined && !running.has(id)) giveBack(memory)
 }
 
 function goOn(id: number, continuation: WebAssembly.Module): void {

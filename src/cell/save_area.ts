@@ -4,7 +4,7 @@
 // Leaving and going on are each one step of this thread: between them the area is nobody's.
 
 import {
-  CONTROL_EXTERNS, CONTROL_FRAMES, CONTROL_FUNCS, CONTROL_POINTER, CONTROL_STATE, UNWINDING,
+  CONTROL_BASE, CONTROL_EXTERNS, CONTROL_FRAMES, CONTROL_FUNCS, CONTROL_POINTER, CONTROL_STATE, UNWINDING,
 } from '../translate/control_words.ts'
 
 /** The word that translated code looks at (alarm.ts). */
@@ -24,6 +24,7 @@ export class SaveArea {
   /** The vCPU that runs leaves its stack from here on: each of its checks sees it. */
   unwind(): void {
     this.#words[CONTROL_STATE >> 2] = UNWINDING
+    this.#words[CONTROL_POINTER >> 2] = this.#words[CONTROL_BASE >> 2] = CONTROL_FRAMES
     Atomics.store(this.#words, PREEMPT, 1)
   }
 

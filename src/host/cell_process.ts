@@ -76,7 +76,8 @@ class CellProcess {
     this.#line = new HostLine({ message: (message) => this.#heard(message),
       bytes: (stream, bytes) => this.#input(stream, bytes), gone: () => this.#hostGone() })
     this.#log = new LogWriter(logFolder)
-    const stack = this.#stack = new Stack({ quantumNs, continuations: new Continuations(), on: {
+    const continuations = new Continuations()
+    const stack = this.#stack = new Stack({ quantumNs, continuations, on: {
       failed: (error) => this.die(error),
       output: (id, channel, bytes) => this.#consoles.output(id, channel, bytes),
       taken: (id, count) => this.#consoles.taken(id, count),
@@ -92,7 +93,8 @@ class CellProcess {
     const modules = new Modules({ blobFolder, cacheFolder, forget: (executable) => stack.forget(executable) })
     const store = new SnapshotStore(snapshotFolder)
     this.#snapshots = new Snapshots(store, (say) => this.#line.send({ say }))
-    this.#transfers = new CellTransfers({ line: this.#line, store, modules, die: (error) => this.die(error) })
+    this.#transfers = new CellTransfers({ line: this.#line, store, modules, snapshots: this.#snapshots,
+      compile: (executable, frames) => void continuations.of(executable, frames), die: (error) => this.die(error) })
     this.#cells = new Cells({ project, stack, modules, consoles: this.#consoles, line: this.#line,
       receiver: this.#receiver, switchboard: this.#switchboard, health: this.#health, snapshots: this.#snapshots,
       left: (number) => this.#asking.forget(number), idle: () => this.#looked() })

@@ -9,7 +9,7 @@ import { CellarError } from '../base/errors.ts'
 import { SNAPSHOTS_AT_ONCE, SNAPSHOTS_KNOWN_BYTES_MAX } from '../base/limits.ts'
 import type { CellState } from '../cell/state.ts'
 import type { SnapshotMeta } from '../snapshot/format.ts'
-import type { SnapshotStore, WrittenSnapshot } from '../snapshot/store.ts'
+import type { Known, SnapshotStore, WrittenSnapshot } from '../snapshot/store.ts'
 import type { Guest } from './cells_guest.ts'
 import type { GuestLaunch } from './protocol.ts'
 
@@ -23,7 +23,8 @@ const COLLECT_MS = 1000
 const LEFT_MS_MAX = 24 * 3_600_000
 
 /** What a guest goes on from. */
-export type ReadSnapshot = { readonly meta: SnapshotMeta; readonly state: CellState }
+export type ReadSnapshot = { readonly meta: SnapshotMeta; readonly state: CellState
+  readonly known: Known | undefined }
 
 /** The snapshots of a process. */
 export class Snapshots {
@@ -69,11 +70,12 @@ export class Snapshots {
     return written
   }
 
-  /** The snapshot that a guest goes on from. Rejects with CellarError. */
-  async read({ module, memoryPagesMax }: GuestLaunch, digest: string): Promise<ReadSnapshot> {
+  /** The snapshot that a guest goes on from. `before`: one of it that was read lately. Rejects with CellarError. */
+  async read({ module, memoryPagesMax }: Pick<GuestLaunch, 'module' | 'memoryPagesMax'>, digest: string, before?: Known):
+  Promise<ReadSnapshot> {
     const key = `${digest} ${module} ${memoryPagesMax}`
     const reading = this.#reading.get(key) ??
-      this.inTurn(() => this.#store.read(digest, { module, pagesMax: memoryPagesMax }))
+      this.inTurn(() => this.#store.read(digest, { module, pagesMax: memoryPagesMax }, before))
     this.#reading.set(key, reading)
     try {
       return await reading

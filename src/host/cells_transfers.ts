@@ -6,9 +6,12 @@
 // bytes are (snapshot/store.ts).
 
 import { CellarError } from '../base/errors.ts'
-import type { SnapshotStore } from '../snapshot/store.ts'
+import type { Executable } from '../cell/executable.ts'
+import type { CellState } from '../cell/state.ts'
+import type { Known, SnapshotStore } from '../snapshot/store.ts'
+import type { Snapshots } from './cells_snapshots.ts'
 import type { HostLine } from './host_line.ts'
-import type { Modules } from './modules.ts'
+import type { Held, Modules } from './modules.ts'
 import { OutStream } from './out_stream.ts'
 import { STDOUT, type FromProcess, type ToProcess } from './protocol.ts'
 
@@ -16,9 +19,16 @@ type Transmit = Extract<ToProcess, { readonly transmit: string }>
 type Receive = Extract<ToProcess, { readonly receive: number }>
 type Answer = Omit<Extract<FromProcess, { readonly transferred: number }>, 'transferred'>
 
+/** For how long, and of how many programs, memory is kept that the next snapshot may be like. */
+const KNOWN_MS = 10_000
+const KNOWN_MAX = 4
+
 /** What a process's transfers use. */
 export type TransferParts = {
   readonly line: HostLine; readonly store: SnapshotStore; readonly modules: Modules
+  readonly snapshots: Pick<Snapshots, 'read'>
+  /** Compiles what goes on from these frames, for when it is wanted. Throws CellarError. */
+  readonly compile: (executable: Executable, frames: CellState['frames']) => void
   /** Something of ours is broken. */
   die(error: unknown): void
 }
@@ -28,6 +38,8 @@ export class CellTransfers {
   readonly #parts: TransferParts
   readonly #going = new Map<number, OutStream>()
   readonly #coming = new Map<number, Inflow>()
+  /** The memory of the last snapshot of each program that came: the next is like it. */
+  readonly #before = new Map<string, { readonly known: Known; readonly timer: NodeJS.Timeout }>()
 
   constructor(parts: TransferParts) {
     this.#parts = parts
@@ -51,13 +63,15 @@ export class CellTransfers {
     const { line, store } = this.#parts
     const flow = new Inflow((bytes) => line.send({ credit: stream, bytes }))
     this.#coming.set(stream, flow)
-    if (warm !== undefined) this.#warm(warm)
+    const held = warm === undefined ? undefined : this.#hold(warm)
     void this.#answer(request, async () => {
       const { digest, missing } = await store.receive(flow, { durable })
+      if (warm !== undefined && missing.length === 0) void this.#prepare(warm, digest)
       return { snapshot: digest, missing }
     }, () => {
       this.#coming.delete(stream)
       line.send({ eof: stream })
+      void held?.then((one) => { if (one !== undefined) this.#parts.modules.release(one) })
     })
   }
 
@@ -96,15 +110,38 @@ export class CellTransfers {
     return [...without === undefined ? all(snapshot) : all(snapshot).difference(all(without))]
   }
 
-  // So that its start finds it compiled. Whether that succeeds is the start's to tell.
-  #warm(rules: NonNullable<Receive['warm']>): void {
-    const { modules } = this.#parts
+  // What its start finds done: the program compiled, what goes on from such frames too, the memory read as far as it
+  // isn't as it was in the last one. Whether that succeeds is the start's to tell.
+  async #prepare(warm: NonNullable<Receive['warm']>, digest: string): Promise<void> {
+    const { modules, snapshots, compile } = this.#parts
+    const { module } = warm
+    const before = this.#before.get(module)
+    clearTimeout(before?.timer)
     try {
-      const held = modules.hold(rules)
-      if (held instanceof Promise) held.then((one) => modules.release(one), () => {})
-      else modules.release(held)
+      const [read, held] = await Promise.all([snapshots.read(warm, digest, before?.known), this.#hold(warm)])
+      this.#before.delete(module)
+      if (read.known !== undefined) {
+        this.#before.set(module, { known: read.known,
+          timer: setTimeout(() => this.#before.delete(module), KNOWN_MS).unref() })
+      }
+      if (this.#before.size > KNOWN_MAX) this.#before.delete(this.#before.keys().next().value!)
+      if (held === undefined) return
+      try {
+        compile(held.executable, read.state.frames)
+      } finally {
+        modules.release(held)
+      }
     } catch (error) {
-      if (!(error instanceof CellarError)) throw error
+      if (!(error instanceof CellarError)) this.#parts.die(error)
+    }
+  }
+
+  async #hold(warm: NonNullable<Receive['warm']>): Promise<Held | undefined> {
+    try {
+      return await this.#parts.modules.hold(warm)
+    } catch (error) {
+      if (!(error instanceof CellarError)) this.#parts.die(error)
+      return undefined
     }
   }
 

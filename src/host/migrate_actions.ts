@@ -39,6 +39,8 @@ const ASK_MS_MAX = 10_000
 /** How often the destination is told that it need not remember. Else its note stays. */
 const ACKNOWLEDGE_TRIES = 5
 const COMMIT_AGAIN_MS = 1000
+const SEND_TRIES = 4
+const LOSES = 'it loses what it is sent'
 /** How long a destination may take to hear that the guest doesn't come. */
 const DROP_MS_MAX = 2000
 
@@ -135,7 +137,7 @@ export class MigrateActions {
     const stoppedMs = stoppedNs / 1e6 + performance.now() - began
     if (answer === undefined) throw new CellarError('OPERATION_INTERRUPTED', [`the move of "${guest.row.name}"`])
     await this.#settle(guest, peer, answer)
-    if (answer.state === 'active') return { h7: { ...(globalThis as any).H7, commit: stoppedNs / 1e6 - (globalThis as any).H7.capture - (globalThis as any).H7.send, activate: stoppedMs - stoppedNs / 1e6 }, to: peer.name, rounds: rounds.count, chunks: rounds.chunks, stoppedMs }
+    if (answer.state === 'active') return { to: peer.name, rounds: rounds.count, chunks: rounds.chunks, stoppedMs }
     throw new CellarError('MOVE_REFUSED', [guest.row.name, peer.name, answer.why ?? 'it was dropped there'])
   }
 
@@ -188,12 +190,9 @@ export class MigrateActions {
     const began = performance.now()
     const at = Date.now()
     const written = await captures.capture(guest, 'hold', false)
-    const t1 = performance.now()
     try {
       going.state = outgoingAfter(going.state, 'stopped')
       await this.#send(going, written.snapshot, true)
-      const t2 = performance.now()
-      ;(globalThis as any).H7 = { capture: t1 - began, inner: written.stoppedNs / 1e6, send: t2 - t1, chunks: written.newChunks, all: written.chunks }
       going.state = outgoingAfter(going.state, 'stored')
       this.#check(going)
       const { project, name } = guest.row
@@ -235,10 +234,11 @@ export class MigrateActions {
       if (Array.isArray(missing) && missing.every((one) => typeof one === 'string')) return missing
       throw new CellarError('MOVE_REFUSED', [guest.row.name, peer.name, 'it does not say what it lacks'])
     }
-    const missing = await send(before === undefined ? { chunks: [] } : { without: before })
-    if (missing.length === 0) return
-    if ((await send({ chunks: missing })).length > 0) {
-      throw new CellarError('MOVE_REFUSED', [guest.row.name, peer.name, 'it loses what it is sent'])
+    let missing = await send(before === undefined ? { chunks: [] } : { without: before })
+    // What it had of another guest's it may have no more when the rest comes.
+    for (let tries = 0; missing.length > 0; tries++) {
+      if (tries === SEND_TRIES) throw new CellarError('MOVE_REFUSED', [guest.row.name, peer.name, LOSES])
+      missing = await send({ chunks: missing })
     }
   }
 

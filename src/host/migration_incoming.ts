@@ -14,8 +14,11 @@
 import { randomBytes } from 'node:crypto'
 import type { Readable } from 'node:stream'
 import { CellarError } from '../base/errors.ts'
-import { MOVE_NOTES_PROJECT_MAX, MOVES_INCOMING_MAX, MOVES_INCOMING_PROJECT_MAX } from '../base/limits.ts'
+import {
+  MOVE_NOTES_PROJECT_MAX, MOVES_INCOMING_MAX, MOVES_INCOMING_PROJECT_MAX, WASM_PAGE_BYTES,
+} from '../base/limits.ts'
 import type { Log } from '../base/log.ts'
+import { memoryLimit } from './admission.ts'
 import { eventOf, type Lifecycle, volumesOf } from './lifecycle.ts'
 import { incomingAfter, isKept, type Incoming } from './migration_machine.ts'
 import type { Activated, IncomingMoves, MoveOffer, MoveTerms } from './operator.ts'
@@ -121,8 +124,8 @@ export class MigrationIncoming implements IncomingMoves {
       if (incomingAfter(coming.state, 'store') === undefined) throw refusal(coming.offer.name, 'it has been decided on')
       const { offer: { spec, module }, handle } = coming
       const { snapshot, missing } = await this.#parts.transfers.receive(handle, bytes, { durable: false,
-        warm: { module, stubs: spec.stubs, calls: spec.calls, deterministic: spec.deterministic ?? false,
-          unbounded: spec.unbounded ?? false } })
+        warm: { module, memoryPagesMax: Math.floor(memoryLimit(spec) / WASM_PAGE_BYTES), stubs: spec.stubs,
+          calls: spec.calls, deterministic: spec.deterministic ?? false, unbounded: spec.unbounded ?? false } })
       coming.touchedMs = performance.now()
       if (missing.length > 0) return { missing }
       if (coming.snapshot !== undefined && coming.snapshot !== snapshot) {

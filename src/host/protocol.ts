@@ -165,7 +165,8 @@ export type ToProcess =
   /** Takes one from the stream. `warm`: what will soon run it. Answered by `transferred`, then the stream's eof. */
   | {
     readonly receive: number; readonly stream: number; readonly durable: boolean
-    readonly warm?: Pick<GuestLaunch, 'module' | 'stubs' | 'calls' | 'deterministic' | 'unbounded'> | undefined
+    readonly warm?: Pick<GuestLaunch, 'module' | 'memoryPagesMax' | 'stubs' | 'calls' | 'deterministic' | 'unbounded'>
+      | undefined
   }
   /** The answer to `asked`: an errno, 0 if it was done; `value`: of a fork, the number of children. */
   | { readonly told: number; readonly errno: number; readonly value?: number }

@@ -8,6 +8,7 @@ import { STREAM_WINDOW_BYTES_MAX, WASM_PAGE_BYTES } from '../base/limits.ts'
 import { CAPTURE_VERSION, type CellState } from '../cell/state.ts'
 import type { SnapshotMeta } from '../snapshot/format.ts'
 import { SnapshotStore } from '../snapshot/store.ts'
+import type { Snapshots } from './cells_snapshots.ts'
 import { CellTransfers } from './cells_transfers.ts'
 import { HostLine } from './host_line.ts'
 import type { Modules } from './modules.ts'
@@ -37,7 +38,8 @@ async function side(transfers: Transfers): Promise<Side> {
       else if ('credit' in message) cell.credit(message.credit, message.bytes)
       else if ('detach' in message) cell.detach(message.detach)
     } })
-  cell = new CellTransfers({ line, store, modules: {} as Modules, die: (error) => { throw error } })
+  cell = new CellTransfers({ line, store, modules: {} as Modules, snapshots: {} as Snapshots, compile: () => {},
+    die: (error) => { throw error } })
   await line.listen(join(folder.path, 'c'), () => {})
   const handle = { project: 'a', link: undefined } as unknown as ProcessHandle
   handle.link = await ProcessLink.connect(folder.path, { closed() {}, message: (message) => {

@@ -96,10 +96,10 @@ export class SnapshotStore {
   }
 
   /**
-   * A snapshot, whole and verified. `known`: as if it had just been written. Throws NOT_FOUND, SNAPSHOT_DAMAGED,
-   * SNAPSHOT_FOREIGN, SNAPSHOT_NEWER.
+   * A snapshot, whole and verified. `known`: as if it had just been written. `before`: what was read or written lately:
+   * pages of it aren't read again. Throws NOT_FOUND, SNAPSHOT_DAMAGED, SNAPSHOT_FOREIGN, SNAPSHOT_NEWER.
    */
-  async read(digest: string, expected: Expected = {}):
+  async read(digest: string, expected: Expected = {}, before?: Known):
   Promise<{ meta: SnapshotMeta; state: CellState; known: Known | undefined }> {
     const snapshot = this.inspect(digest)
     const { meta, state, chunks } = snapshot
@@ -109,7 +109,8 @@ export class SnapshotStore {
     const lost = this.#packs.absent(hashes)
     if (lost !== undefined) throw new CellarError('SNAPSHOT_DAMAGED', [digest, `chunk ${lost} isn't there`])
     const bytes = new SharedArrayBuffer(chunks.length * CHUNK_BYTES)
-    const [bad] = await this.#packs.unpack(hashes.map((hash, slot) => ({ hash, slot })), bytes)
+    const slots = hashes.map((hash, slot) => ({ hash, slot }))
+    const [bad] = await this.#packs.unpack(before === undefined ? slots : copyKnown(slots, before, bytes), bytes)
     if (bad !== undefined) throw new CellarError('SNAPSHOT_DAMAGED', [digest, `chunk ${bad} isn't there, or is wrong`])
     const memory = { pages: state.memory.pages, present: Uint32Array.from(chunks, (one) => one.page), bytes }
     return { meta, state: { ...state, memory }, known: { image: memory, hashes } }
@@ -252,6 +253,19 @@ async function hashesOf(memory: MemoryImage, known: Known | undefined): Promise<
   await crew.run(job)
   slots.forEach((slot, row) => { hashes[slot] = hashAt(job, row) })
   return hashes
+}
+
+// Copies what is there already: what is left to be read.
+function copyKnown<T extends { readonly hash: string; readonly slot: number }>(wanted: readonly T[],
+  { image, hashes }: Known, bytes: SharedArrayBuffer): T[] {
+  const [from, to] = [new Uint8Array(image.bytes), new Uint8Array(bytes)]
+  const known = new Map(hashes.map((hash, slot) => [hash, slot]))
+  return wanted.filter(({ hash, slot }) => {
+    const at = known.get(hash)
+    if (at === undefined) return true
+    to.set(from.subarray(at * CHUNK_BYTES, (at + 1) * CHUNK_BYTES), slot * CHUNK_BYTES)
+    return false
+  })
 }
 
 async function batchOf(incoming: Incoming): Promise<Buffer[]> {

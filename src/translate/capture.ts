@@ -78,8 +78,9 @@ export class Capture implements BodyTranslator, PlanContext {
   readonly #planner: Planner
   readonly #hasTailCalls: boolean
   readonly #keeps = new Map<number, number>()
-  readonly #drops = new Map<string, number>()
+  readonly #plain = new Map<string, { index: number; opcode: number; a: number; b: number }>()
   readonly #tags = new Map<number, number>()
+  readonly #frames = new Map<number | undefined, number>()
   #exception: number | undefined
 
   constructor(module: Module, parts: { calls: Calls; bulk: BulkHelpers; added: AddedFunctions; places: CapturePlaces
@@ -93,7 +94,8 @@ export class Capture implements BodyTranslator, PlanContext {
     const { control, yields } = parts.places
     this.parts = {
       types: this.types, control,
-      poll: this.added.add(pollFunction(control, yields)), frame: this.added.add(frameFunction(control)),
+      poll: this.added.add(pollFunction(control, yields)),
+      frame: (result) => this.#frameOf(result),
       keep: (keep, count) => this.#keepOf(keep, count),
       keepException: () => this.#exception ??=
         this.added.add(keepExceptionFunction(control, this.types, (tag) => this.#keepTag(tag))),
@@ -119,14 +121,29 @@ export class Capture implements BodyTranslator, PlanContext {
     const f = index - this.types.importedFunctions
     if (f < 0) return true
     if (f < this.#calls.unwinds.length) return this.#calls.unwinds[f] !== 0
-    return ![...this.#drops.values()].includes(index)
+    return !this.#plain.values().some((one) => one.index === index)
   }
 
   helperOf(reader: BodyReader, constant: number): number {
-    const { opcode, slots } = reader
-    if (opcode === DATA_DROP || opcode === ELEM_DROP) return this.#dropOf(opcode, slots[0]! >>> 0)
+    const { opcode } = reader
+    if (opcode === DATA_DROP || opcode === ELEM_DROP) return this.plainOf(reader)
     const isShort = constant >= 0 && constant <= BULK_COUNT_MAX[opcode]!
-    return isShort && opcode !== MEMORY_INIT && opcode !== TABLE_INIT ? -1 : this.#bulk.indexOf(reader)
+    const isInit = opcode === MEMORY_INIT || opcode === TABLE_INIT
+    if (isShort && !isInit) return -1
+    const index = this.#bulk.indexOf(reader)
+    return index < 0 && isInit ? this.plainOf(reader) : index
+  }
+
+  plainOf({ opcode, slots }: BodyReader): number {
+    if (!NAMES_SEGMENT[opcode]) return -1
+    const [a, b] = [slots[0]! >>> 0, slots[1]! >>> 0]
+    const key = plainKey(opcode, a, b)
+    let found = this.#plain.get(key)
+    if (found === undefined) {
+      found = { index: this.added.add(this.#plainCode(opcode, a, b)), opcode, a, b }
+      this.#plain.set(key, found)
+    }
+    return found.index
   }
 
   /** Makes the bodies of the functions that stand for bulk instructions: once all others were translated. */
@@ -144,6 +161,14 @@ export class Capture implements BodyTranslator, PlanContext {
     }
   }
 
+  #frameOf(result: number | undefined): number {
+    let index = this.#frames.get(result)
+    if (index === undefined) {
+      this.#frames.set(result, index = this.added.add(frameFunction(this.#places.control, result)))
+    }
+    return index
+  }
+
   #keepTag(tag: number): number {
     let index = this.#tags.get(tag)
     if (index === undefined) {
@@ -152,24 +177,16 @@ export class Capture implements BodyTranslator, PlanContext {
     return index
   }
 
-  /** The functions that drop segments. */
-  drops(): { index: number; opcode: number; a: number; b: number }[] {
-    return [...this.#drops].map(([key, index]) => {
-      const [opcode, segment] = key.split(' ').map(Number) as [number, number]
-      return { index, opcode, a: segment, b: 0 }
-    })
+  /** The functions that plainOf has made. */
+  get plain(): readonly { readonly index: number; readonly opcode: number; readonly a: number; readonly b: number }[] {
+    return [...this.#plain.values()]
   }
 
-  #dropOf(opcode: number, segment: number): number {
-    const key = `${opcode} ${segment}`
-    let index = this.#drops.get(key)
-    if (index === undefined) {
-      const global = this.#places.globals + this.dropped.length
-      this.dropped.push({ opcode, segment, global })
-      index = this.added.add(dropFunction(opcode, segment, global))
-      this.#drops.set(key, index)
-    }
-    return index
+  #plainCode(opcode: number, a: number, b: number): AddedCode {
+    if (opcode === MEMORY_INIT || opcode === TABLE_INIT) return initFunction(this.types, opcode, a, b)
+    const global = this.#places.globals + this.dropped.length
+    this.dropped.push({ opcode, segment: a, global })
+    return dropFunction(opcode, a, global)
   }
 
   #keepOf(keep: Keep, count: number): number {
@@ -204,9 +221,27 @@ export function planHelper(
   return planner.planOf(index, reader, { entryCheck: false, locals, parameters: locals.length, results: [] })
 }
 
-/** For those functions themselves: in them, bulk instructions are bulk instructions. */
-export function withoutHelpers(context: PlanContext): PlanContext {
-  return { types: context.types, unwinds: () => true, helperOf: () => -1 }
+/** For those functions themselves: in them, bulk instructions are bulk instructions, unless they name a segment. */
+export function withoutHelpers(context: PlanContext & { plainOf(reader: BodyReader): number }): PlanContext {
+  return { types: context.types, unwinds: () => false, helperOf: (reader) => context.plainOf(reader) }
+}
+
+/** What tells functions apart that do nothing but one instruction on a segment: a continuation has none. */
+export function plainKey(opcode: number, a: number, b: number): string {
+  return opcode === DATA_DROP || opcode === ELEM_DROP ? `${opcode} ${a}` : `${opcode} ${a} ${b}`
+}
+
+/** The type of such a function. `b`: the memory or the table. */
+export function plainType({ memories64, tables }: ModuleTypes, opcode: number, b: number): readonly number[] {
+  if (opcode === DATA_DROP || opcode === ELEM_DROP) return [0x60, 0, 0]
+  const is64 = opcode === MEMORY_INIT ? memories64[b] === true : tables[b]!.index64
+  return [0x60, 3, is64 ? 0x7e : 0x7f, 0x7f, 0x7f, 0]
+}
+
+function initFunction(types: ModuleTypes, opcode: number, a: number, b: number): AddedCode {
+  const operation = [0xfc, opcode === MEMORY_INIT ? 8 : 12, ...leb(a), ...leb(b)]
+  const get = opcodeOf('local.get')
+  return { type: plainType(types, opcode, b), body: [0, get, 0, get, 1, get, 2, ...operation, opcodeOf('end')] }
 }
 
 function dropFunction(opcode: number, segment: number, global: number): AddedCode {
@@ -220,3 +255,6 @@ const DATA_DROP = opcodeOf('data.drop')
 const ELEM_DROP = opcodeOf('elem.drop')
 const MEMORY_INIT = opcodeOf('memory.init')
 const TABLE_INIT = opcodeOf('table.init')
+const NAMES_SEGMENT: Readonly<Record<number, boolean>> = {
+  [DATA_DROP]: true, [ELEM_DROP]: true, [MEMORY_INIT]: true, [TABLE_INIT]: true,
+}

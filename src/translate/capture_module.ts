@@ -41,7 +41,7 @@ export function captureCode(module: Module, calls: Calls, places: Places, unboun
     changesTables: calls.holds.some((held) => (held & HOLDS_TABLE_CHANGE) !== 0), hasTailCalls,
     referenceGlobals: capture.types.globals.flatMap(({ type, mutable }, i) => mutable && type >= REFERENCE ? [i] : []),
     unwinds: bitsOf(calls.unwinds), checks: bitsOf(calls.checks),
-    helpers: [...bulk.helpers, ...capture.drops()],
+    helpers: bulk.helpers, plain: capture.plain,
   })
   const bytes = assemble(module, additions(module, capture, places, ends), code,
     { name: CAPTURE_SECTION, content: info })

@@ -106,12 +106,11 @@ class Builder implements PlanContext {
     this.#locate(frames)
     for (const frame of frames) this.#check(frame)
     const continuations = this.#imports.size
-    // Then `enter`, $frame, and what keeps values.
+    // Then `enter`, and what keeps values.
     for (const frame of frames) this.#codes.push({ type: this.#typeOf([], this.#resultsOf(frame)), body: [] })
     const enter = this.#add(this.#enterCode())
-    const frameAt = this.#add(frameFunction(this.#control))
     frames.forEach((frame, i) => {
-      this.#codes[i] = { type: this.#codes[i]!.type, body: this.#body(frame, frameAt) }
+      this.#codes[i] = { type: this.#codes[i]!.type, body: this.#body(frame) }
     })
     return this.#assemble(continuations, frames, enter)
   }
@@ -224,10 +223,11 @@ class Builder implements PlanContext {
     return this.#newType(bytes.join(), bytes)
   }
 
-  #parts(frame: number): ContinuationParts {
+  #parts(): ContinuationParts {
     const { values } = this.types
     return {
-      types: this.types, control: this.#control, poll: this.#imports.get(this.#info.poll)!, frame,
+      types: this.types, control: this.#control, poll: this.#imports.get(this.#info.poll)!,
+      frame: (result) => this.#addOnce(`frame ${result}`, () => frameFunction(this.#control, result)),
       keep: (keep, count) => this.#keepOf(keep, count),
       keepException: () => this.#addOnce('exception', () =>
         keepExceptionFunction(this.#control, this.types, (tag) => this.#keepTag(tag))),
@@ -268,7 +268,7 @@ class Builder implements PlanContext {
       I32_CONST, LEFT, CALL_INDIRECT, ...leb(action), ...leb(this.#tables.guest), END, END] }
   }
 
-  #body(frame: Frame, frameAt: number): Uint8Array {
+  #body(frame: Frame): Uint8Array {
     const out = new BodyWriter(4096)
     if (frame.func >= GATE_FRAME) this.#gateBody(frame, out)
     else {
@@ -280,7 +280,7 @@ class Builder implements PlanContext {
       writeRuns(out, runs, this.types)
       this.#takeFrame(out, frame.size, base)
       this.#restore(out, plan, frame.site, base)
-      new ContinuationBody(reader, out, this.#parts(frameAt), plan, frame.func).write(frame.site, frame.here)
+      new ContinuationBody(reader, out, this.#parts(), plan, frame.func).write(frame.site, frame.here)
     }
     return out.written()
   }

@@ -6,6 +6,7 @@
 //   word 0     not 0: who runs is to look up (cell/alarm.ts has the words behind it)
 //   STATE      0; UNWINDING while frames are written
 //   POINTER    the first free byte of the area: frames grow upwards, the innermost first
+//   BASE       where the frame that is being written begins
 //   ORIGIN     1: the site's own check began it; 0: the callee unwound, and is gone on with before the site
 //   FUNCS, EXTERNS    how many entries of the tables of references are in use
 //   FRAMES     the frames: what is kept, by kind, then a trailer: function, site | ORIGIN << 31, size without trailer
@@ -18,6 +19,7 @@ export const CONTROL_POINTER = 68
 export const CONTROL_ORIGIN = 72
 export const CONTROL_FUNCS = 76
 export const CONTROL_EXTERNS = 80
+export const CONTROL_BASE = 84
 /** Where frames begin, and the memory's pages: what the deepest stack can come to, and more. None is touched unused. */
 export const CONTROL_FRAMES = 65_536
 export const CONTROL_PAGES = 1025

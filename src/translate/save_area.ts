@@ -6,7 +6,7 @@
 import { leb, sleb } from '../wasm/encode.ts'
 import { opcodeOf } from '../wasm/opcodes.ts'
 import {
-  CONTROL_STATE, CONTROL_POINTER, CONTROL_ORIGIN, CONTROL_FUNCS, CONTROL_EXTERNS, TRAILER_BYTES,
+  CONTROL_BASE, CONTROL_EXTERNS, CONTROL_FUNCS, CONTROL_ORIGIN, CONTROL_POINTER, CONTROL_STATE, TRAILER_BYTES,
 } from './control_words.ts'
 import { KEEP_EXTERN, KEEP_FUNC, SIZES, type Keep, type ModuleTypes } from './module_types.ts'
 
@@ -122,28 +122,31 @@ export function makeExceptionFunction(control: number, types: ModuleTypes): Adde
     END] }
 }
 
-/** The function that ends a frame: (function, site, size). */
-export function frameFunction(control: number): AddedCode {
-  const pointer = [LOCAL_GET, 3]
-  return { type: [0x60, 3, 0x7f, 0x7f, 0x7f, 0], body: [1, 1, 0x7f,
-    ...loadWord(control, CONTROL_POINTER), LOCAL_SET, 3,
+/** The function that ends a frame: (function, site) → a value of this numeric type that nobody looks at, if any. */
+export function frameFunction(control: number, result?: number): AddedCode {
+  const pointer = [LOCAL_GET, 2]
+  const results = result === undefined ? [0] : [1, TYPES[result]!]
+  return { type: [0x60, 2, 0x7f, 0x7f, ...results], body: [1, 1, 0x7f,
+    ...loadWord(control, CONTROL_POINTER), LOCAL_SET, 2,
     ...pointer, LOCAL_GET, 0, I32_STORE, ...memarg(0, control, 0),
     ...pointer, LOCAL_GET, 1, ...loadWord(control, CONTROL_ORIGIN), I32_CONST, 31, I32_SHL, I32_OR,
     I32_STORE, ...memarg(0, control, 4),
-    ...pointer, LOCAL_GET, 2, I32_STORE, ...memarg(0, control, 8),
+    ...pointer, ...pointer, ...loadWord(control, CONTROL_BASE), I32_SUB, I32_STORE, ...memarg(0, control, 8),
     ...storeWord(control, CONTROL_POINTER, [...pointer, I32_CONST, TRAILER_BYTES, I32_ADD]),
-    ...storeWord(control, CONTROL_ORIGIN, [I32_CONST, 0]), END] }
+    ...storeWord(control, CONTROL_BASE, loadWord(control, CONTROL_POINTER)),
+    ...storeWord(control, CONTROL_ORIGIN, [I32_CONST, 0]),
+    ...(result === undefined ? [] : DEFAULTS[result]!), END] }
 }
 
-/** The function that a check calls: () → 1 if the stack is being left. `yields`: lets others run. */
+/** The function that a check calls: () → 0 if the stack is being left. `yields`: lets others run. */
 export function pollFunction(control: number, yields: number): AddedCode {
   const isUnwinding = [...loadWord(control, CONTROL_STATE)]
   return { type: [0x60, 0, 1, 0x7f], body: [0,
-    ...isUnwinding, IF, VOID, I32_CONST, 1, RETURN, END,
+    ...isUnwinding, IF, VOID, I32_CONST, 0, RETURN, END,
     CALL, ...leb(yields),
-    ...isUnwinding, I32_EQZ, IF, VOID, I32_CONST, 0, RETURN, END,
+    ...isUnwinding, I32_EQZ, IF, VOID, I32_CONST, 1, RETURN, END,
     ...storeWord(control, CONTROL_ORIGIN, [I32_CONST, 1]),
-    I32_CONST, 1, END] }
+    I32_CONST, 0, END] }
 }
 
 /** Loads a value of a kind at `offset` from the address on the operand stack; or stores it. */
@@ -175,6 +178,7 @@ const I32_STORE = opcodeOf('i32.store')
 const I32_CONST = opcodeOf('i32.const')
 const I32_ADD = opcodeOf('i32.add')
 const I32_OR = opcodeOf('i32.or')
+const I32_SUB = opcodeOf('i32.sub')
 const I32_SHL = opcodeOf('i32.shl')
 const I32_EQ = opcodeOf('i32.eq')
 const I32_EQZ = opcodeOf('i32.eqz')
@@ -185,6 +189,11 @@ const BULK = 0xfc
 const TABLE_GROW = [0x0f]
 const TABLE_SIZE = [0x10]
 const UNREACHABLE = opcodeOf('unreachable')
+/** A value of each numeric type. */
+export const DEFAULTS: readonly (readonly number[])[] = [
+  [I32_CONST, 0], [opcodeOf('i64.const'), 0], [opcodeOf('f32.const'), 0, 0, 0, 0],
+  [opcodeOf('f64.const'), 0, 0, 0, 0, 0, 0, 0, 0], [0xfd, 12, ...new Array<number>(16).fill(0)],
+]
 const EXNREF = 0x69
 const CATCH_CLAUSE = 0
 const CATCH_ALL_REF_CLAUSE = 3

@@ -2,25 +2,26 @@
 //
 //   i32.const 0  i32.load $control
 //   if                                   ;; unlikely
-//     call $poll                         ;; lets others run; 1: the stack is being left
-//     if
-//       (call $keep_i32_2 (local.get 0) (local.get 4)) …
-//       (call $frame (function) (site) (size))
-//       return                           ;; with results that nobody looks at
-//     end
+//     call $poll  br_if 0                ;; lets others run; 0: the stack is being left
+//     (call $keep_i32_2 (local.get 0) (local.get 4)) …
+//     (call $frame (function) (site))
+//     return                             ;; with results that nobody looks at
 //   end
 
 import type { BodyWriter } from '../wasm/body_writer.ts'
 import { opcodeOf } from '../wasm/opcodes.ts'
+import { REFERENCE } from '../wasm/value_types.ts'
 import type { FramePlan, Site, Tee } from './frame_plan.ts'
 import { KEEP_EXCEPTION, type Keep, type ModuleTypes } from './module_types.ts'
-import { GROUP_MAX } from './save_area.ts'
+import { DEFAULTS, GROUP_MAX } from './save_area.ts'
 import { Uncapturable } from './uncapturable.ts'
 
 /** Indices in the module that the code is for. */
 export type SiteParts = {
   readonly types: ModuleTypes
-  readonly control: number; readonly poll: number; readonly frame: number
+  readonly control: number; readonly poll: number
+  /** The function that ends a frame, and gives a result of this type. */
+  frame(result: number | undefined): number
   /** The function that keeps `count` values. */
   keep(keep: Keep, count: number): number
   /** The function that keeps an exception; and what one of a tag carries. */
@@ -50,16 +51,15 @@ export function writeCheck(
   out.byte(IF)
   out.byte(VOID)
   instruction(out, CALL, parts.poll)
-  out.byte(IF)
-  out.byte(VOID)
+  instruction(out, BR_IF, 0)
   writeKeeps(out, parts, site)
   constant(out, index)
   constant(out, number)
-  constant(out, site.size)
-  instruction(out, CALL, parts.frame)
-  for (const type of plan.results) writeDefault(out, parts.types, index, type)
+  const [only] = plan.results
+  const isSimple = plan.results.length === 1 && only! < REFERENCE
+  instruction(out, CALL, parts.frame(isSimple ? only : undefined))
+  if (!isSimple) for (const type of plan.results) writeDefault(out, parts.types, index, type)
   out.byte(RETURN)
-  out.byte(END)
   out.byte(END)
 }
 
@@ -72,11 +72,11 @@ function writeKeeps(out: BodyWriter, parts: SiteParts, { saved, handlers, depth 
       instruction(out, CALL, keep === KEEP_EXCEPTION ? parts.keepException() : parts.keep(keep as Keep, end - i))
     }
   }
-  // Within the check's two blocks, and one more.
+  // Within the check's block, and one more.
   for (const level of handlers) {
     out.byte(TRY)
     out.byte(VOID)
-    instruction(out, RETHROW, depth - 1 - level + 3)
+    instruction(out, RETHROW, depth - 1 - level + 2)
     parts.types.tags.forEach((_, tag) => {
       instruction(out, CATCH, tag)
       instruction(out, CALL, parts.keepTag(tag))
@@ -122,10 +122,7 @@ const IF = opcodeOf('if')
 const END = opcodeOf('end')
 const CALL = opcodeOf('call')
 const RETURN = opcodeOf('return')
+const BR_IF = opcodeOf('br_if')
 const TRY = opcodeOf('try')
 const CATCH = opcodeOf('catch')
 const RETHROW = opcodeOf('rethrow')
-const DEFAULTS: readonly (readonly number[])[] = [
-  [I32_CONST, 0], [opcodeOf('i64.const'), 0], [opcodeOf('f32.const'), 0, 0, 0, 0],
-  [opcodeOf('f64.const'), 0, 0, 0, 0, 0, 0, 0, 0], [0xfd, 12, ...new Array<number>(16).fill(0)],
-]

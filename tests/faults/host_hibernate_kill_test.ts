@@ -29,7 +29,7 @@ function ask(port: number): Promise<number | undefined> {
   return new Promise((resolve) => {
     const socket = connect(port, '127.0.0.1')
     let text = ''
-    socket.setTimeout(20_000, () => socket.destroy())
+    socket.setTimeout(5000, () => socket.destroy())
     socket.setEncoding('utf8').on('error', () => {}).on('data', (chunk) => { text += chunk })
     socket.on('close', () => {
       const count = /"count":(\d+)/.exec(text)?.[1]
@@ -45,8 +45,12 @@ async function startWeb(): Promise<{ host: TestHost; port: number }> {
   const { status, body } = await host.api('POST', '/v1/projects/default/guests', { name: 'web',
     spec: { image: 'counter', args: ['counter', 'web'], ports: ['0:8080'], restart: 'no' } })
   assert.equal(status, 201, JSON.stringify(body))
-  const port = await eventually('it is published', async () =>
-    ((await host.api('GET', GUEST)).body as { ports: { port: number }[] }).ports[0]?.port)
+  const port = await eventually('it runs', async () => {
+    const { phase, ports } = (await host.api('GET', GUEST)).body as { phase: string; ports: { port: number }[] }
+    return phase === 'running' && ports[0]?.port
+  })
+  // Its first answer: it listens.
+  await eventually('it answers', () => ask(port))
   return { host, port }
 }
 
@@ -60,7 +64,7 @@ for (let seed = 1; seed <= SEEDS; seed++) {
       const { host, port } = await startWeb()
       await using _ = host
       const next = random(seed)
-      let last = 0
+      let last = 1
       for (let round = 0; round < ROUNDS; round++) {
         const asked = host.api('POST', `${GUEST}/${next() < 0.7 ? 'hibernate' : 'resume'}`).catch(() => {})
         const answered = next() < 0.5 ? ask(port) : undefined

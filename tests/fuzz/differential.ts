@@ -14,11 +14,13 @@
 
 import { parseArgs } from 'node:util'
 import { translate, type Options } from '../../src/translate/translate.ts'
+import { Uncapturable } from '../../src/translate/uncapturable.ts'
 import { Untreatable } from '../../src/translate/untreatable.ts'
 import { decodeModule } from '../../src/wasm/decode.ts'
 import type { Module } from '../../src/wasm/module.ts'
 import { prepare } from '../../src/wasm/prepare.ts'
-import { observe, overflows, type Observed, type Treatment } from './observed_run.ts'
+import { Capturable, CaptureCounts } from '../capture_instance.ts'
+import { observe, observeCaptured, overflows, type Observed, type Treatment } from './observed_run.ts'
 import { randomModule, type RandomModule } from './random_module.ts'
 import { misplacedHint, missingCheck } from './static_checks.ts'
 import { CALLED, counting, recoded, THROWN } from './recoded.ts'
@@ -31,6 +33,7 @@ type Way = {
 
 const PREEMPT: Options = { mode: 'preempt' }
 const FUEL: Options = { mode: 'fuel' }
+const CAPTURE: Options = { mode: 'preempt', capture: true }
 /** Parking stacks takes its time. */
 const SUSPENDING = { suspends: true } as const
 
@@ -46,6 +49,8 @@ const WAYS: readonly Way[] = [
   { name: 'fuel 100', made: FUEL, treatment: { slice: 100 } },
   { name: 'fuel without end', made: FUEL, treatment: { slice: 0x7fff_ffff } },
   { name: 'fuel suspended', made: FUEL, treatment: { slice: 7, ...SUSPENDING }, everyNth: 6 },
+  { name: 'captured in place', made: CAPTURE, treatment: { captured: { nth: 3, anew: false } }, everyNth: 2 },
+  { name: 'captured anew', made: CAPTURE, treatment: { captured: { nth: 5, anew: true } }, everyNth: 2 },
 ]
 /** How many rounds of a loop may share a check: small ones are unrolled. */
 const ROUNDS_PER_CHECK = 4
@@ -58,6 +63,8 @@ export type Translator = (module: Module, options: Options) => Uint8Array<ArrayB
 export type Totals = {
   modules: number; invalid: number; runs: number; calls: number; trapped: number; rounds: number; yields: number
   overflows: number; refused: Map<string, number>
+  /** Runs that were captured, and how; what can't be. */
+  readonly captures: CaptureCounts; uncapturable: Map<string, number>
 }
 
 /** What is to be looked at. */
@@ -68,6 +75,7 @@ export type Plan = {
 export function totals(): Totals {
   return {
     modules: 0, invalid: 0, runs: 0, calls: 0, trapped: 0, rounds: 0, yields: 0, overflows: 0, refused: new Map(),
+    captures: new CaptureCounts(), uncapturable: new Map(),
   }
 }
 
@@ -82,7 +90,7 @@ export async function differenceOf(plan: Plan, sums: Totals): Promise<string | u
   }
   const original = await observe(seed, random.shape, random.bytes)
   count(original, sums)
-  const modules = new Map<Way['made'], Uint8Array<ArrayBuffer> | string>()
+  const modules = new Map<Way['made'], Made>()
   let counted: Observed | undefined
   let fuel: Observed | undefined
   for (const { name, made, treatment, everyNth = 1 } of WAYS) {
@@ -90,7 +98,10 @@ export async function differenceOf(plan: Plan, sums: Totals): Promise<string | u
     if (!modules.has(made)) modules.set(made, make(random, made, translator, sums))
     const bytes = modules.get(made)!
     if (typeof bytes === 'string') return `${name}: ${bytes}`
-    const observed = await observe(seed, random.shape, bytes, treatment)
+    if (bytes === undefined) continue
+    const observed = bytes instanceof Capturable
+      ? await observeCaptured(seed, random.shape, bytes, treatment.captured!, sums.captures)
+      : await observe(seed, random.shape, bytes, treatment)
     sums.runs++
     for (const { yields } of observed.figures) sums.yields += yields
     if (overflows(original) || overflows(observed)) {
@@ -114,10 +125,12 @@ function count(original: Observed, sums: Totals): void {
   }
 }
 
-/** The module that a way runs, or why there is none. */
+/** The module that a way runs, or why there is none; undefined: it isn't run in this way. */
+type Made = Uint8Array<ArrayBuffer> | Capturable | string | undefined
+
 function make(
   { bytes: original, shape }: RandomModule, options: Way['made'], translator: Translator, sums: Totals,
-): Uint8Array<ArrayBuffer> | string {
+): Made {
   const module = decodeModule(original)
   if (options === 'counting') return counting(module, shape.counted)
   if (options === 'recoded') {
@@ -127,6 +140,7 @@ function make(
     return Buffer.compare(recoded(decodeModule(again)), again) === 0 ? again : 'writing twice is not writing once'
   }
   const prepared = decodeModule(prepare(original, module).bytes)
+  if (options.capture === true) return capturable(prepared, translator, sums)
   let bytes: Uint8Array<ArrayBuffer>
   let refused = false
   try {
@@ -144,6 +158,22 @@ function make(
   }
   const translated = decodeModule(bytes)
   return misplacedHint(translated) ?? (refused ? undefined : missingCheck(prepared, translated)) ?? bytes
+}
+
+function capturable(prepared: Module, translator: Translator, sums: Totals): Made {
+  for (const unbounded of [false, true]) {
+    try {
+      const made = new Capturable(prepared, unbounded, (module, options) => ({ bytes: translator(module, options) }))
+      new WebAssembly.Module(made.bytes)
+      return made
+    } catch (error) {
+      if (error instanceof Untreatable && !unbounded) continue
+      if (error instanceof WebAssembly.CompileError) return `the translated module is not valid: ${error.message}`
+      if (!(error instanceof Uncapturable)) return `the translator threw ${error instanceof Error ? error.stack : error}`
+      sums.uncapturable.set(error.why, (sums.uncapturable.get(error.why) ?? 0) + 1)
+    }
+  }
+  return undefined
 }
 
 /** The first line that isn't the same. */
@@ -216,7 +246,8 @@ async function main(): Promise<number> {
     console.log(`  again: node tests/fuzz/differential.ts --seed ${seed} --runs 1${options}`)
     if (!values.keep) break
   }
-  console.log(JSON.stringify({ ...sums, refused: Object.fromEntries(sums.refused) }))
+  console.log(JSON.stringify({ ...sums, refused: Object.fromEntries(sums.refused),
+    uncapturable: Object.fromEntries(sums.uncapturable) }))
   return failed === 0 ? 0 : 1
 }
 

@@ -4,12 +4,14 @@
 // a list of lines: each call of the host with its arguments, how each export ended, then globals, memories and tables.
 // NaNs are written alike, whatever their bits. Beside the lines stand figures that only translated modules have.
 
+import { newControl } from '../../src/cell/pcpu.ts'
 import { decodeModule } from '../../src/wasm/decode.ts'
 import { encodeModule, type EncodableType } from '../../src/wasm/encode.ts'
-import type { MemoryType } from '../../src/wasm/module.ts'
+import { memoriesOf, type MemoryType } from '../../src/wasm/module.ts'
 import { HYPERVISOR_MODULE, START_EXPORT } from '../../src/wasm/prepare.ts'
 import { CONTROL_MEMORY, FUEL_GLOBAL, YIELD_TABLE } from '../../src/translate/added_names.ts'
 import { crc32 } from 'node:zlib'
+import { CapturedInstance, type Capturable, type CaptureCounts, type CaptureRules } from '../capture_instance.ts'
 import { CALLS_EXPORT, COUNTED_EXPORT, ROUNDS_EXPORT } from './random_module.ts'
 import { Random } from './random.ts'
 import type { Shape, ValueType } from './random_shape.ts'
@@ -22,6 +24,8 @@ export type Treatment = {
   readonly slice?: number
   /** The guest's stack is parked at each yield. */
   readonly suspends?: boolean
+  /** It is captured meanwhile (observeCaptured). */
+  readonly captured?: CaptureRules
 }
 
 /**
@@ -64,7 +68,16 @@ export async function observe(
   return run
 }
 
-type Invoke = (f: CallableFunction, args: readonly unknown[]) => unknown
+/** As observe, of a module that is captured. */
+export async function observeCaptured(
+  seed: number, shape: Shape, program: Capturable, rules: CaptureRules, counts: CaptureCounts,
+): Promise<Observed> {
+  const run = new Run(seed, shape, {})
+  await run.captured(program, { ...rules, checksMax: YIELDS_MAX }, counts)
+  return run
+}
+
+type Invoke = (name: string, args: readonly unknown[]) => unknown
 
 class Run implements Observed {
   readonly lines: string[] = []
@@ -90,6 +103,37 @@ class Run implements Observed {
     this.#word(treatment.word === 0 ? 0 : 1)
   }
 
+  async captured(program: Capturable, rules: CaptureRules, counts: CaptureCounts): Promise<void> {
+    const { entries, module } = program
+    const control = newControl()
+    const { host } = this.#imports(new WebAssembly.Module(program.bytes), program.bytes, control)
+    const imported = this.#shape.memories.flatMap((one, i) => one.imported ? [i] : []).length
+    const memories = memoriesOf(module).map(memoryOf)
+    let instance: CapturedInstance
+    try {
+      instance = new CapturedInstance({ program, control, rules, counts,
+        // What it imports stays what it is.
+        give: () => ({ imports: { host: host! }, memories: memories.map((one, i) => i < imported ? one
+          : memoryOf(memoriesOf(module)[i]!)) }),
+        moved: (exports) => { this.#exports = exports },
+      })
+    } catch (error) {
+      this.lines.push(`instantiation: ${this.#ending(error)}`)
+      return
+    }
+    instance.isLinked = this.#shape.tables.some((one) => one.imported)
+    this.#exports = instance.exports
+    await this.#program(async (name, args) => {
+      const index = module.exports.find((one) => one.name === name)!.index
+      const { enter, args: given, results } = entries.get(index)!
+      const global = (title: string): WebAssembly.Global => this.#exports[title] as WebAssembly.Global
+      given.forEach((title, i) => { global(title).value = args[i] as never })
+      await instance.run(enter)
+      const values = results.map((title): unknown => global(title).value)
+      return values.length < 2 ? values[0] : values
+    })
+  }
+
   async all(module: WebAssembly.Module, bytes: Uint8Array): Promise<void> {
     const imports = this.#imports(module, bytes)
     try {
@@ -102,14 +146,18 @@ class Run implements Observed {
     const table = this.#exports[YIELD_TABLE] as WebAssembly.Table | undefined
     table?.set(0, yieldFunction(suspends ? new WebAssembly.Suspending(async () => this.#yield()) : () => this.#yield()))
     this.#fuel = slice === undefined ? undefined : this.#exports[FUEL_GLOBAL] as WebAssembly.Global
-    const invoke: Invoke = suspends
-      ? (f, args) => WebAssembly.promising(f as (...args: never[]) => unknown)(...args as never[])
-      : (f, args) => (f as (...args: unknown[]) => unknown)(...args)
+    await this.#program((name, args) => {
+      const f = this.#exports[name] as (...args: never[]) => unknown
+      return (suspends ? WebAssembly.promising(f) : f)(...args as never[])
+    })
+  }
+
+  async #program(invoke: Invoke): Promise<void> {
     const start = this.#exports[START_EXPORT]
     if (start !== undefined) {
       this.#fill()
       try {
-        await invoke(start as CallableFunction, [])
+        await invoke(START_EXPORT, [])
       } catch (error) {
         // What ends in its start function has no exports: nobody could tell by a tag what was thrown.
         this.#exports = {}
@@ -126,19 +174,16 @@ class Run implements Observed {
     const index = Number(name.slice(1))
     const { params } = this.#shape.types.at(this.#shape.functions[index]!)
     const args = params.map((type) => this.#value(this.#random, type))
-    const rounds = this.#exports[ROUNDS_EXPORT] as WebAssembly.Global
-    const calls = this.#exports[CALLS_EXPORT] as WebAssembly.Global
-    const counted = this.#exports[COUNTED_EXPORT] as WebAssembly.Global
-    rounds.value = ROUNDS
-    calls.value = CALLS
+    this.#global(ROUNDS_EXPORT).value = ROUNDS
+    this.#global(CALLS_EXPORT).value = CALLS
     this.#yields = this.#consumed = 0
     this.#fill()
-    counted.value = 0
+    this.#global(COUNTED_EXPORT).value = 0
     let trapped = false
     this.#threw = false
     this.lines.push(`${name}(${args.map(format).join(', ')})`)
     try {
-      const result: unknown = await invoke(this.#exports[name] as CallableFunction, args)
+      const result: unknown = await invoke(name, args)
       this.lines.push(`${name} = ${Array.isArray(result) ? result.map(format).join(', ') : format(result)}`)
     } catch (error) {
       trapped = error instanceof WebAssembly.RuntimeError
@@ -147,10 +192,15 @@ class Run implements Observed {
     }
     this.#count()
     this.figures.push({
-      rounds: ROUNDS - (rounds.value as number), calls: CALLS - (calls.value as number), yields: this.#yields,
-      consumed: this.#consumed, counted: counted.value as number, trapped, threw: this.#threw,
+      rounds: ROUNDS - this.#global(ROUNDS_EXPORT).value, calls: CALLS - this.#global(CALLS_EXPORT).value,
+      yields: this.#yields, consumed: this.#consumed, counted: this.#global(COUNTED_EXPORT).value, trapped,
+      threw: this.#threw,
     })
     this.#state()
+  }
+
+  #global(name: string): WebAssembly.Global<'i32'> {
+    return this.#exports[name] as WebAssembly.Global<'i32'>
   }
 
   // ---- the hypervisor's part
@@ -181,9 +231,9 @@ class Run implements Observed {
 
   // ---- the host's part
 
-  #imports(module: WebAssembly.Module, bytes: Uint8Array): WebAssembly.Imports {
+  #imports(module: WebAssembly.Module, bytes: Uint8Array, control = this.#control): WebAssembly.Imports {
     const host: WebAssembly.ModuleImports = {}
-    const cellar: WebAssembly.ModuleImports = { [CONTROL_MEMORY]: this.#control }
+    const cellar: WebAssembly.ModuleImports = { [CONTROL_MEMORY]: control }
     const { globals, tables } = this.#shape
     for (const { module: from, name, kind } of WebAssembly.Module.imports(module)) {
       const index = Number(name.slice(1))
