@@ -24,8 +24,11 @@ const BENCHES = {
   share: () => import('./share.ts'),
   decide: () => import('./decide.ts'),
   host: () => import('./host.ts'),
+  migrate: () => import('./migrate.ts'),
   crowd: () => import('./crowd.ts'),
   fork: () => import('./fork.ts'),
+  capture: () => import('./capture.ts'),
+  snapshot: () => import('./snapshot.ts'),
 } as const
 
 const wanted = process.argv.slice(2)

@@ -186,7 +186,7 @@ export class CapturedInstance {
     const key = distinct(frames).map(keyOf).join()
     let made = this.#continuations.get(key)
     if (made === undefined) {
-      made = new WebAssembly.Module(named(continuationOf({ module, info, hypercalls: [] }, frames), this.#name))
+      made = new WebAssembly.Module(named(continuationOf({ module, info, hypercalls: [], hasExterns: true }, frames), this.#name))
       this.#continuations.set(key, made)
     }
     return made

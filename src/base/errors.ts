@@ -111,10 +111,6 @@ export const ERRORS = {
     "'cellar inspect' lists the exports"),
   OUTPUT_FAILED: entry(125, (why: string) => `Cannot write the answer to stdout: ${why}`,
     'Check where stdout leads: a full disk, or a device that takes nothing'),
-  CAPTURE_IMPOSSIBLE: entry(125, (name: string, why: string) => `Cannot save "${name}" as it runs: ${why}`,
-    "'cellar inspect' says of a program whether it can be saved, and why not"),
-  CAPTURE_ENDED: entry(125, (name: string) => `Cannot save "${name}" as it has ended`,
-    'Save it while it runs'),
   GUEST_DEADLOCKED: entry(125, () => 'Stopped the guest as it waits for what can never happen',
     'The program polls only descriptors that are closed or ended'),
   GUEST_TIMED_OUT: entry(124, (guest: string, time: string) =>

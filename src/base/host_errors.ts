@@ -75,6 +75,10 @@ export const HOST_ERRORS = {
   GUEST_NOT_RUNNING: entry(409, (name: string, state: string) =>
     `Cannot reach "${name}" as it doesn't run: it is ${state}`,
     "Start it with 'cellar start', or wait until it runs: 'cellar wait --for running'"),
+  CAPTURE_IMPOSSIBLE: entry(409, (name: string, why: string) => `Cannot save "${name}" as it runs: ${why}`,
+    "'cellar inspect' says of a program whether it can be saved, and why not"),
+  CAPTURE_ENDED: entry(409, (name: string) => `Cannot save "${name}" as it has ended`,
+    'Save it while it runs'),
   GUEST_PHASE_WRONG: entry(409, (what: string, name: string, phase: string) =>
     `Cannot ${what} "${name}" as it is ${phase}`, "'cellar ps' tells what guests do; 'cellar wait' waits for it"),
   WAKE_FAILED: entry(503, (name: string, why: string) => `Cannot wake "${name}": ${why}`,

@@ -265,6 +265,7 @@ export class Cell {
       resumed: () => {
         context.turn.enter()
         if (context.end !== undefined) return STOPPED
+        area?.clear()
         if (this.#capture?.isWanted !== true) return RESUMED
         area!.unwind()
         return UNWINDS

@@ -145,6 +145,7 @@ export class CellCapture {
     }
     this.#next = undefined
     const { instance, area } = this.#parts
+    area.clear()
     if (next === undefined) return promising(instance.exports[CAPTURE_EXPORTS.enter])(this.#phase === 'main' ? 1 : 0)
     const continuation = new WebAssembly.Instance(next.continuation,
       continuationImports(next.continuation, this.#importParts()))
@@ -164,7 +165,7 @@ export class CellCapture {
     if (left === undefined) return
     this.#left = undefined
     const { name } = this.#parts.executable
-    if (left.externs > 0) throw new CellarError('CAPTURE_IMPOSSIBLE', [name, 'it refers to something of the host'])
+    if (!this.#state.hasNoExterns(left.externs)) throw new CellarError('CAPTURE_IMPOSSIBLE', [name, 'it refers to something of the host'])
     this.#frames = { bytes: left.bytes, references: this.#state.references(left.funcs, name) }
   }
 

@@ -76,6 +76,13 @@ export class InstanceState {
     return [...kept, ...this.#referenceGlobals().map(({ value }) => this.#indexOf(value, name))]
   }
 
+  /** True if what frames keep of the host's references is nothing: no hypercall gives any. */
+  hasNoExterns(count: number): boolean {
+    const table = this.#exports[CAPTURE_EXPORTS.externs] as WebAssembly.Table | undefined
+    for (let i = 0; i < count; i++) if (table!.get(i) !== null) return false
+    return true
+  }
+
   /** Puts references where their frames find them: how many these are. */
   setReferences(references: readonly (number | null)[]): number {
     const globals = this.#referenceGlobals()
@@ -104,9 +111,11 @@ export class InstanceState {
 
   #functionAt(index: number | null): Func | null {
     if (index === null) return null
-    const found = (this.#exports[CAPTURE_EXPORTS.function] as (index: number) => Func | null)(index)
-    if (found === null || !Number.isSafeInteger(index) || index < 0) throw foreign(`it refers to function ${index}`)
-    return found
+    // Functions that were added are ours to call: they reach the save area. The first of them is $yield.
+    if (!Number.isSafeInteger(index) || index < 0 || index >= this.#info.poll - 1) {
+      throw foreign(`it refers to function ${index}`)
+    }
+    return (this.#exports[CAPTURE_EXPORTS.function] as (index: number) => Func)(index)
   }
 
   // An exported function's name is its index, unless it is another module's.
@@ -115,7 +124,8 @@ export class InstanceState {
     if (typeof value === 'function') {
       this.#imported ??= new Map(Array.from({ length: this.#imports }, (_, i) => [this.#functionAt(i), i]))
       const index = this.#imported.get(value) ?? Number(value.name)
-      if (Number.isSafeInteger(index) && this.#functionAt(index) === value) return index
+      if (Number.isSafeInteger(index) && index >= 0 && index < this.#info.poll - 1 &&
+        this.#functionAt(index) === value) return index
     }
     throw new CellarError('CAPTURE_IMPOSSIBLE', [name, 'it refers to something that is not its own'])
   }

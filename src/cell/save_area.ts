@@ -1,10 +1,11 @@
 // cell/save_area.ts: JavaScript's end of the save area (translate/save_area.ts): the frames of a vCPU that has left its
 // stack, on their way out of the pCPU's control memory or into it.
 //
-// Leaving and going on are each one step of this thread: between them the area is nobody's.
+// Leaving and going on are each one step of this thread: between them the area is nobody's. Either may end in a trap (a
+// stack too deep for the area), of which nobody hears in time: so each vCPU that goes on clears it first.
 
 import {
-  CONTROL_BASE, CONTROL_EXTERNS, CONTROL_FRAMES, CONTROL_FUNCS, CONTROL_POINTER, CONTROL_STATE, UNWINDING,
+  CONTROL_BASE, CONTROL_EXTERNS, CONTROL_FRAMES, CONTROL_FUNCS, CONTROL_ORIGIN, CONTROL_POINTER, CONTROL_STATE, UNWINDING,
 } from '../translate/control_words.ts'
 
 /** The word that translated code looks at (alarm.ts). */
@@ -18,13 +19,13 @@ export class SaveArea {
   constructor(control: WebAssembly.Memory) {
     this.#words = new Int32Array(control.buffer)
     this.#bytes = new Uint8Array(control.buffer)
-    this.#reset()
+    this.clear()
   }
 
   /** The vCPU that runs leaves its stack from here on: each of its checks sees it. */
   unwind(): void {
+    this.clear()
     this.#words[CONTROL_STATE >> 2] = UNWINDING
-    this.#words[CONTROL_POINTER >> 2] = this.#words[CONTROL_BASE >> 2] = CONTROL_FRAMES
     Atomics.store(this.#words, PREEMPT, 1)
   }
 
@@ -37,7 +38,9 @@ export class SaveArea {
       bytes: this.#bytes.slice(CONTROL_FRAMES, words[CONTROL_POINTER >> 2]) as Uint8Array<ArrayBuffer>,
       funcs: words[CONTROL_FUNCS >> 2]!, externs: words[CONTROL_EXTERNS >> 2]!,
     }
-    this.#reset()
+    // What one guest kept is nothing for the next.
+    this.#bytes.fill(0, CONTROL_FRAMES, words[CONTROL_POINTER >> 2])
+    this.clear()
     return taken
   }
 
@@ -48,9 +51,11 @@ export class SaveArea {
     this.#words[CONTROL_FUNCS >> 2] = funcs
   }
 
-  #reset(): void {
+  /** Nobody leaves its stack, and nothing is kept. */
+  clear(): void {
     const words = this.#words
-    words[CONTROL_STATE >> 2] = words[CONTROL_FUNCS >> 2] = words[CONTROL_EXTERNS >> 2] = 0
-    words[CONTROL_POINTER >> 2] = CONTROL_FRAMES
+    words[CONTROL_STATE >> 2] = words[CONTROL_ORIGIN >> 2] = 0
+    words[CONTROL_FUNCS >> 2] = words[CONTROL_EXTERNS >> 2] = 0
+    words[CONTROL_POINTER >> 2] = words[CONTROL_BASE >> 2] = CONTROL_FRAMES
   }
 }

@@ -12,6 +12,7 @@
 // What was saved is removed when it is committed that the guest runs.
 
 import type { Socket } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { CellarError } from '../base/errors.ts'
 import { LISTEN_BACKLOG_MAX } from '../base/limits.ts'
 import type { Log } from '../base/log.ts'
@@ -28,6 +29,9 @@ import type { Guest, State } from './state.ts'
 
 /** How long a wake may take until who waits for it is told that it didn't. */
 const WAKE_MS_MAX = 30_000
+/** How often a wake is tried, and the pause before the next try, which grows. */
+const TRIES_MAX = 4
+const TRY_AGAIN_MS = 50
 /** How long a guest that could not be woken is left alone by those who connect. */
 const AGAIN_MS = 1000
 /** How often idle guests and the machine's memory are looked at. */
@@ -114,16 +118,22 @@ export class Hibernation {
   /** Wakes a hibernated guest: resolves when it runs. Throws what keeps it from that. */
   async wake(guest: Guest, why: Why): Promise<void> {
     const { captures, lifecycle, start } = this.#parts
-    await captures.alone(guest, async () => {
-      if (guest.row.phase !== 'hibernated') return
-      lifecycle.checkStays(guest)
-      await start(guest, (tx) => tx.event('guest.woken', eventOf(guest, { why })))
-      this.counts.woken++
-    })
-    if (!await guest.reaches(AWAKE, WAKE_MS_MAX) || guest.row.phase === 'starting') return
-    this.#handOver(guest)
+    for (let tries = 1; tries <= TRIES_MAX && !this.#isClosed; tries++) {
+      await captures.alone(guest, async () => {
+        if (guest.row.phase !== 'hibernated') return
+        lifecycle.checkStays(guest)
+        await start(guest, (tx) => tx.event('guest.woken', eventOf(guest, { why })))
+        this.counts.woken++
+      })
+      await guest.reaches(TRIED, WAKE_MS_MAX)
+      if (guest.row.phase !== 'hibernated') break
+      // Such as that its process was killed: another is started.
+      await sleep(tries * TRY_AGAIN_MS)
+    }
     const { phase, name, exit } = guest.row
-    if (phase === 'failed' || phase === 'backing-off') {
+    if (phase === 'starting') return
+    if (phase !== 'hibernated') this.#handOver(guest)
+    if (phase === 'hibernated' || phase === 'failed') {
       throw new CellarError('WAKE_FAILED', [name, exit?.reason ?? phase])
     }
   }
@@ -221,10 +231,11 @@ export class Hibernation {
   // ---- who is hibernated without being asked
 
   async #look(): Promise<void> {
-    // Those that were stopped, removed, or started anew.
+    // Those that were stopped, removed, or started anew; and those that somebody else has failed to wake.
     for (const [guest] of this.#asleep) {
       if (guest.row.phase !== 'hibernated' && guest.row.phase !== 'starting') this.#handOver(guest)
     }
+    for (const guest of this.#parts.state.guests.values()) this.#sleep(guest)
     if (this.#isBusy) return
     this.#isBusy = true
     try {
@@ -299,8 +310,8 @@ function idleMsOf({ row: { spec: { hibernate } } }: Guest): number {
   return hibernate?.idle === undefined ? Infinity : parseDuration(hibernate.idle)! / 1e6
 }
 
-/** Phases that a wake ends in. */
-const AWAKE = ['running', 'paused', 'stopping', 'backing-off', 'exited', 'failed', 'stopped', 'created'] as const
+/** Phases that a wake ends in: one that came to nothing is hibernated as before. */
+const TRIED = ['running', 'paused', 'hibernated', 'stopping', 'backing-off', 'exited', 'failed', 'stopped'] as const
 /** A request that nobody waits for the answer of: those of dials count from 1. */
 const NOBODYS = 0
 const SHORTEST_OF_MAX = 10_000

@@ -173,21 +173,42 @@ withHost('a hibernated guest that wakes while the host is killed runs once', {},
   assert.deepEqual([again.row.run, process.guests.get(again.row.id)!.launch.from?.event], [2, 'wake'])
 })
 
-withHost('a wake that fails keeps what was saved, for another try', {}, async ({ host, process, web }) => {
+withHost('a wake whose process is lost is tried again', { ports: ['0:80'] }, async ({ host, process, web }) => {
   await host.hibernation.hibernate(web)
-  const { from } = web.row
   process.told.length = 0
   process.silent.add('start')
-  const waking = assert.rejects(host.hibernation.wake(web, 'asked'), { code: 'WAKE_FAILED' })
+  const one = await client(web.row.ports[0]!.port)
   await until(() => process.was('start', web.row.id))
   host.lose(process)
-  await waking
-  assert.deepEqual([web.row.phase, web.row.from], ['failed', from])
-  await host.restart()
-  await host.guests.start(host.guest('web'))
-  await host.guest('web').reaches(['running'], 2000)
-  assert.equal(host.processes[0]!.guests.get(web.row.id)!.launch.from?.event, 'wake')
+  await web.reaches(['running'], 5000)
+  const other = host.processes[0]!
+  assert.equal(other.guests.get(web.row.id)!.launch.from?.event, 'wake')
+  await until(() => other.told.some((message) => 'incoming' in message))
+  assert.equal(one.destroyed, false)
+  one.destroy()
 })
+
+withHost('a wake that fails again and again leaves the guest hibernated, for another time', { ports: ['0:80'] },
+  async ({ host, web }) => {
+    const { port } = web.row.ports[0]!
+    await host.hibernation.hibernate(web)
+    const { from } = web.row
+    const killing = setInterval(() => {
+      for (const one of host.processes) {
+        one.silent.add('start')
+        if (one.was('start', web.row.id)) host.lose(one)
+      }
+    }, 1)
+    await assert.rejects(host.hibernation.wake(web, 'asked'), { code: 'WAKE_FAILED', message: /SIGKILL/ })
+    clearInterval(killing)
+    for (const one of host.processes) one.silent.clear()
+    assert.deepEqual([web.row.phase, web.row.from, web.row.ports[0]!.port], ['hibernated', from, port])
+    await sleep(1200)
+    const one = await client(port)
+    await web.reaches(['running'], 5000)
+    assert.equal(web.row.phase, 'running')
+    one.destroy()
+  })
 
 withHost('a guest that could not be committed as hibernated goes on', {}, async ({ host, process, web }) => {
   const commit = host.store.commit.bind(host.store)

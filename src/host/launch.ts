@@ -12,6 +12,7 @@ import type { Terms } from '../sched/node.ts'
 import { DEFAULT_TERMS } from '../sched/node.ts'
 import { memoryLimit } from './admission.ts'
 import type { GuestLaunch, MountedVolume } from './protocol.ts'
+import type { Beginning } from './rows.ts'
 import { cpuPart, parsePort, type GuestSpec, type PoolSpec } from './spec.ts'
 
 /** What a spec's terms are to the scheduler. */
@@ -75,6 +76,13 @@ function bounded(around: Surroundings): Surroundings {
     throw new CellarError('GUEST_UNSUPPORTED', [around.name,
       `its secrets add up to more than ${formatSize(GUEST_SECRETS_BYTES_MAX)}`])
   } }
+}
+
+/** What a run goes on from, as its process is told. */
+export function fromOf(from: Beginning): NonNullable<GuestLaunch['from']> {
+  if ('fork' in from) return { snapshot: '', event: 'fork' }
+  const { snapshot, event, at } = from
+  return { snapshot, event, ...(event === 'wake' ? { sleptMs: Math.max(0, Date.now() - at) } : {}) }
 }
 
 /** The guest's own ports, in the order of its descriptors: published ones, then those of its networks only. */

@@ -20,13 +20,13 @@ import type { Log } from '../base/log.ts'
 import { signals } from '../base/signals.ts'
 import type { Captures } from './captures.ts'
 import { stateError } from './database.ts'
-import { launchOf, parseVolume, termsOf } from './launch.ts'
+import { fromOf, launchOf, parseVolume, termsOf } from './launch.ts'
 import type { Paths } from './paths.ts'
 import { dropPorts, Listening } from './ports.ts'
 import { makeLogFolder } from './project_folder.ts'
 import type { ProcessHandle, Processes } from './processes.ts'
 import type { FromProcess, GuestEnd, GuestLaunch, GuestState } from './protocol.ts'
-import { exitOf, failuresAfter, next } from './restart.ts'
+import { exitOf, failuresAfter, next, nextOfUnborn } from './restart.ts'
 import type { Beginning, GuestRow } from './rows.ts'
 import type { Secrets } from './secrets.ts'
 import type { SnapshotFiles } from './snapshot_files.ts'
@@ -322,20 +322,22 @@ export class Lifecycle {
     const exit = exitOf(wanted && end.outcome.kind !== 'exit' ? { ...end, by: 'stop' } : end)
     // It never went on from where it was to: what was saved is kept, for another try.
     const unborn = !wanted && guest.startedMs === undefined && end.startedAt === undefined ? row.from : null
-    const policy = unborn !== null && 'fork' in unborn ? 'no' : row.spec.restart
     const then = wanted && row.desired === 'running' ? { phase: 'starting' as const }
-      : next({ ...end, ...(wanted ? { by: 'stop' as const } : {}) }, policy, guest.failures, ranMs)
+      : unborn !== null ? nextOfUnborn(end, unborn, row.spec.restart, guest.failures)
+        : next({ ...end, ...(wanted ? { by: 'stop' as const } : {}) }, row.spec.restart, guest.failures, ranMs)
     guest.failures = wanted ? 0 : failuresAfter(guest.failures, ranMs)
     if (guest.handle !== undefined) processes.leave(guest.handle, row.id, guest.volumes)
     guest.handle = undefined
     guest.startedMs = undefined
-    guest.listening = void guest.listening?.close()
+    // Who connects to one that is still on disk waits for the next try.
+    const isAsleep = then.phase === 'hibernated'
+    if (!isAsleep) guest.listening = void guest.listening?.close()
     this.#parts.captures.over(guest)
-    const again = then.phase === 'starting' || then.phase === 'backing-off'
+    const again = then.phase === 'starting' || then.phase === 'backing-off' || isAsleep
     const run = row.run + (then.phase === 'starting' ? 1 : 0)
     const from = unborn !== null && 'snapshot' in unborn ? unborn : again ? state.beginning(row) : null
-    state.setRow(guest, { ...row, from, phase: then.phase, healthy: null, process: null, ports: [],
-      endedAt: end.endedAt, desired: again ? 'running' : 'stopped', run,
+    state.setRow(guest, { ...row, from, phase: then.phase, healthy: null, process: null,
+      ports: isAsleep ? row.ports : [], endedAt: end.endedAt, desired: again ? 'running' : 'stopped', run,
       exit: { ...exit, outcome: end.outcome, usage: end.usage } })
     guest.changed()
     const data = { ...exit, run: end.run, next: then.phase }
@@ -479,12 +481,6 @@ function endOf({ row }: Guest, ending: Ending): GuestEnd {
 
 function lostBy(project: string, why: string): Ending {
   return { outcome: { kind: 'failed', code: 'PROCESS_LOST', values: [project, why] } }
-}
-
-function fromOf(from: Beginning): NonNullable<GuestLaunch['from']> {
-  if ('fork' in from) return { snapshot: '', event: 'fork' }
-  const { snapshot, event, at } = from
-  return { snapshot, event, ...(event === 'wake' ? { sleptMs: Math.max(0, Date.now() - at) } : {}) }
 }
 
 const STOPPED_ASLEEP = { status: 128 + signals.SIGTERM, reason: 'stopped while it was hibernated' }

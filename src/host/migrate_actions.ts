@@ -128,7 +128,8 @@ export class MigrateActions {
       await peer.ask('DELETE', going.place, { signal: AbortSignal.timeout(DROP_MS_MAX) }).catch(() => {})
       const why = error instanceof PeerProblem ? error.message
         : (error as Error).name === 'TimeoutError' ? 'it takes too long while the guest stands still' : undefined
-      throw why === undefined ? error : new CellarError('MOVE_REFUSED', [guest.row.name, peer.name, why], { cause: error })
+      if (why === undefined) throw error
+      throw new CellarError('MOVE_REFUSED', [guest.row.name, peer.name, why], { cause: error })
     } finally {
       if (going.before !== undefined) this.#parts.files.release(project, going.before)
     }

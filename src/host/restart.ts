@@ -8,6 +8,7 @@ import { CellarError, ERRORS, type ErrorCode } from '../base/errors.ts'
 import { printable } from '../base/printable.ts'
 import { signals } from '../base/signals.ts'
 import type { GuestEnd } from './protocol.ts'
+import type { Beginning } from './rows.ts'
 import type { GuestSpec } from './spec.ts'
 
 /** The first pause, and the longest: doubled each time, it is reached after ten failures. */
@@ -17,7 +18,7 @@ const PAUSE_MS_MAX = 60_000
 const STEADY_MS = 10_000
 
 /** What is done next. */
-export type Next = { readonly phase: 'stopped' | 'exited' | 'failed' } |
+export type Next = { readonly phase: 'stopped' | 'exited' | 'failed' | 'hibernated' } |
   { readonly phase: 'backing-off'; readonly pauseMs: number }
 
 /** How an end counts: its exit status as a shell has it, and why in words. */
@@ -33,6 +34,13 @@ export function next(end: Pick<GuestEnd, 'outcome' | 'by'>, policy: GuestSpec['r
   if (!again) return { phase: isFailure ? 'failed' : 'exited' }
   const before = ranMs >= STEADY_MS ? 0 : failures
   return { phase: 'backing-off', pauseMs: Math.min(PAUSE_MS_MAX, PAUSE_MS_MIN * 2 ** Math.min(before, 30)) }
+}
+
+/** What follows the end of one that never went on: a fork begins with its fork only; one to be woken sleeps on. */
+export function nextOfUnborn(end: Pick<GuestEnd, 'outcome' | 'by'>, from: Beginning, policy: GuestSpec['restart'],
+  failures: number): Next {
+  if ('fork' in from) return next(end, 'no', failures, 0)
+  return from.event === 'wake' && !isHopeless(end.outcome) ? { phase: 'hibernated' } : next(end, policy, failures, 0)
 }
 
 /** Failures in a row, this end counted. */

@@ -7,8 +7,8 @@
 import type { DatabaseSync, SQLInputValue, StatementSync } from 'node:sqlite'
 import { assert } from '../base/assert.ts'
 import type {
-  AnswerRow, GuestRow, IdentityRow, ImageNameRow, IncomingRow, NetworkRow, OperationRow, PoolRow, ProcessRow, ProjectRow,
-  SecretRow, SnapshotRow, TokenRow, VolumeRow,
+  AnswerRow, GuestRow, IdentityRow, ImageNameRow, IncomingRow, NetworkRow, OperationRow, PoolRow, ProcessRow,
+  ProjectRow, SecretRow, SnapshotRow, TokenRow, VolumeRow,
 } from './rows.ts'
 
 type Form = 'plain' | 'json' | 'flag'

@@ -24,9 +24,13 @@ export type CaptureInfo = {
   readonly hasTailCalls: boolean
   /** Bit f & 7 of byte f >> 3: defined function f may unwind; and is in a cycle of calls, or costs much. */
   readonly unwinds: Uint8Array; readonly checks: Uint8Array
-  /** Functions that stand for bulk instructions and their indices; dropping ones can't unwind. */
-  readonly helpers: readonly Pick<Helper, 'index' | 'opcode' | 'a' | 'b'>[]
+  /** Functions that stand for bulk instructions and their indices. */
+  readonly helpers: readonly InfoHelper[]
+  /** Those that do nothing but one instruction on a segment, and can't unwind. */
+  readonly plain: readonly InfoHelper[]
 }
+
+type InfoHelper = { readonly index: number; readonly opcode: number; readonly a: number; readonly b: number }
 
 /** The section's content. */
 export function encodeInfo(info: CaptureInfo): Uint8Array {
@@ -37,8 +41,10 @@ export function encodeInfo(info: CaptureInfo): Uint8Array {
   out.append(info.checks)
   out.u32(info.referenceGlobals.length)
   for (const index of info.referenceGlobals) out.u32(index)
-  out.u32(info.helpers.length)
-  for (const { index, opcode, a, b } of info.helpers) for (const value of [index, opcode, a, b]) out.u32(value)
+  for (const list of [info.helpers, info.plain]) {
+    out.u32(list.length)
+    for (const { index, opcode, a, b } of list) for (const value of [index, opcode, a, b]) out.u32(value)
+  }
   return out.written()
 }
 
@@ -51,12 +57,13 @@ export function decodeInfo(bytes: Uint8Array): CaptureInfo {
     const start = reader.skip(length)
     return bytes.subarray(start, start + length)
   }
+  const helpers = (): InfoHelper[] => Array.from({ length: reader.u32() }, () =>
+    ({ index: reader.u32(), opcode: reader.u32(), a: reader.u32(), b: reader.u32() }))
   return {
     poll, yieldTable, referenceTables: tables === 0 ? undefined : tables, changesTables: changes === 1,
     hasTailCalls: tail === 1, unwinds: bits(), checks: bits(),
     referenceGlobals: Array.from({ length: reader.u32() }, () => reader.u32()),
-    helpers: Array.from({ length: reader.u32() }, () =>
-      ({ index: reader.u32(), opcode: reader.u32(), a: reader.u32(), b: reader.u32() })),
+    helpers: helpers(), plain: helpers(),
   }
 }
 

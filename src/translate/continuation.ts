@@ -23,7 +23,7 @@ import { opcodeOf } from '../wasm/opcodes.ts'
 import { HYPERVISOR_MODULE, memoryName } from '../wasm/prepare.ts'
 import { Reader } from '../wasm/reader.ts'
 import { BULK_COUNT_MAX, BulkHelpers } from './bulk.ts'
-import { helperReader, needsEntryCheck, planHelper, withoutHelpers } from './capture.ts'
+import { helperReader, needsEntryCheck, plainKey, planHelper, plainType, withoutHelpers } from './capture.ts'
 import { hasBit, type CaptureInfo } from './capture_info.ts'
 import { CONTINUATION_NAME, CONTROL_MEMORY, LEFT, YIELD_TABLE } from './added_names.ts'
 import { localTypes, runsOf, writeRuns } from './captured_body.ts'
@@ -53,6 +53,8 @@ export type ContinuationSource = {
   readonly info: CaptureInfo
   /** The names of hypercalls by their numbers in frames of the gate. */
   readonly hypercalls: readonly string[]
+  /** The host's references may be other than null. Default: they aren't, and are as they begin. */
+  readonly hasExterns?: boolean
   /** The guest's names of functions, for traps. */
   readonly names?: ReadonlyMap<number, string>
 }
@@ -71,6 +73,7 @@ class Builder implements PlanContext {
   readonly #info: CaptureInfo
   readonly #hypercalls: readonly string[]
   readonly #names: ReadonlyMap<number, string> | undefined
+  readonly #hasExterns: boolean
   readonly #bulk: BulkHelpers
   readonly #planner: Planner
   readonly #helperPlanner: Planner
@@ -85,11 +88,12 @@ class Builder implements PlanContext {
   readonly #control: number
   readonly #tables: { readonly guest: number; readonly references: number; readonly own: number }
 
-  constructor({ module, info, hypercalls, names }: ContinuationSource) {
+  constructor({ module, info, hypercalls, names, hasExterns = false }: ContinuationSource) {
     this.#module = module
     this.#info = info
     this.#hypercalls = hypercalls
     this.#names = names
+    this.#hasExterns = hasExterns
     this.types = new ModuleTypes(module)
     this.#control = memoriesOf(module).length
     const guest = this.types.tables.length
@@ -121,18 +125,23 @@ class Builder implements PlanContext {
     const f = index - this.types.importedFunctions
     if (f < 0) return true
     if (f < this.#module.functionCount) return hasBit(this.#info.unwinds, f)
-    const helper = this.#info.helpers.find((one) => one.index === index)
-    return helper?.opcode !== DATA_DROP && helper?.opcode !== ELEM_DROP
+    return !this.#info.plain.some((one) => one.index === index)
   }
 
-  helperOf({ opcode, slots }: BodyReader, constant: number): number {
+  helperOf(reader: BodyReader, constant: number): number {
+    const { opcode, slots } = reader
     const isShort = constant >= 0 && constant <= BULK_COUNT_MAX[opcode]!
     if (isShort && opcode !== MEMORY_INIT && opcode !== TABLE_INIT) return -1
     const [a, b] = [slots[0]! >>> 0, slots[1]! >>> 0]
-    const isOneIndex = opcode === MEMORY_FILL || opcode === TABLE_FILL || opcode === DATA_DROP || opcode === ELEM_DROP
+    const isOneIndex = opcode === MEMORY_FILL || opcode === TABLE_FILL
     const isIt = (one: CaptureInfo['helpers'][number]): boolean =>
       one.opcode === opcode && one.a === a && (isOneIndex || one.b === b)
-    return this.#info.helpers.find(isIt)?.index ?? -1
+    return this.#info.helpers.find(isIt)?.index ?? this.plainOf(reader)
+  }
+
+  plainOf({ opcode, slots }: BodyReader): number {
+    const key = plainKey(opcode, slots[0]! >>> 0, slots[1]! >>> 0)
+    return this.#info.plain.find((one) => plainKey(one.opcode, one.a, one.b) === key)?.index ?? -1
   }
 
   // ---- where the code of the frames is
@@ -168,8 +177,9 @@ class Builder implements PlanContext {
     if (helper === undefined) throw new BadFrames(`no function has the index ${func}`)
     const { type, body } = this.#bulk.make(helper.opcode, helper.a, helper.b)
     const reader = helperReader(body)
-    this.#sources.set(func, { reader, start: 0, end: body.length,
-      plan: planHelper(this.#helperPlanner, this.types, func, reader, type) })
+    const plan = planHelper(this.#helperPlanner, this.types, func, reader, type)
+    for (const one of plan.replacements) this.#import(one.helper)
+    this.#sources.set(func, { reader, start: 0, end: body.length, plan })
   }
 
   #gateImport(func: number): number {
@@ -235,7 +245,7 @@ class Builder implements PlanContext {
       throwKept: (offset) => throwKept(this.#control, this.types, this.#base, offset),
       function: (index) => this.#imports.get(index)!,
       blockType: (results) => results.length === 0 ? [VOID] : results.length === 1 ? values.bytesOf(results[0]!)
-        : leb(this.#typeOf([], results)),
+        : signed(this.#typeOf([], results)),
       dispatch: (results) => this.#dispatchCode(results),
     }
   }
@@ -310,6 +320,7 @@ class Builder implements PlanContext {
     let offset = 0
     plan.sites[site]!.saved.forEach((locals, keep) => {
       if (keep === KEEP_EXCEPTION) return
+      if (keep === KEEP_EXTERN && !this.#hasExterns) return
       if (keep === KEEP_FUNC || keep === KEEP_EXTERN) return this.#takeReferences(out, plan, locals, keep)
       for (const local of locals) {
         out.append([LOCAL_GET, ...leb(base), ...loadOf(this.#control, keep as Keep, offset), LOCAL_SET, ...leb(local)])
@@ -425,9 +436,10 @@ class Builder implements PlanContext {
   // $poll, or one that stands for a bulk instruction.
   #addedType(index: number): number {
     if (index === this.#info.poll) return this.#typeOf([], [0])
-    const helper = this.#info.helpers.find((one) => one.index === index)!
-    if (helper.opcode === DATA_DROP || helper.opcode === ELEM_DROP) return this.#typeOf([], [])
-    const { type } = this.#bulk.make(helper.opcode, helper.a, helper.b)
+    const plain = this.#info.plain.find((one) => one.index === index)
+    const helper = plain ?? this.#info.helpers.find((one) => one.index === index)!
+    const type = plain !== undefined ? plainType(this.types, plain.opcode, plain.b)
+      : this.#bulk.make(helper.opcode, helper.a, helper.b).type
     return this.#newType(type.join(), [...type])
   }
 }
@@ -454,8 +466,6 @@ const IF = opcodeOf('if')
 const END = opcodeOf('end')
 const CALL = opcodeOf('call')
 const CALL_INDIRECT = opcodeOf('call_indirect')
-const DATA_DROP = opcodeOf('data.drop')
-const ELEM_DROP = opcodeOf('elem.drop')
 const MEMORY_INIT = opcodeOf('memory.init')
 const MEMORY_FILL = opcodeOf('memory.fill')
 const TABLE_INIT = opcodeOf('table.init')

@@ -19,6 +19,7 @@ import { OPCODE_END, opcodeOf } from '../wasm/opcodes.ts'
 import { Reader } from '../wasm/reader.ts'
 import { SITE_CALL, SITE_LOOP, type FramePlan, type Site } from './frame_plan.ts'
 import type { ModuleTypes, Signature } from './module_types.ts'
+import { tempKey } from './operand_stack.ts'
 import { writeCheck, writeTee, type SiteParts } from './site_code.ts'
 
 /** What the code is written for. */
@@ -103,7 +104,7 @@ export class ContinuationBody {
     const isLast = level === this.#path.length - 1
     const bases = site.bases
     const from = bases[level + 1]!
-    for (let i = from; i < (isLast ? site.height : bases[level + 2]!); i++) this.#operand(site.operands[i]!)
+    for (let i = from; i < (isLast ? site.height : bases[level + 2]!); i++) this.#operand(site.operands[i]!, i)
     let start: number
     let depth = 0
     if (isLast) start = this.#enterSite(site, number, here)
@@ -166,8 +167,15 @@ export class ContinuationBody {
     out.byte(END)
   }
 
-  #operand(from: number): void {
-    if (from >= 0) return this.#get(from)
+  // A copy of a local may be kept by a local of its own at a later site: it would have got it before this one.
+  #operand(from: number, height: number): void {
+    if (from >= 0) {
+      this.#get(from)
+      const { temps, locals } = this.#plan
+      const temp = temps.get(tempKey(height, locals[from]!))
+      if (temp !== undefined && temp !== from) writeTee(this.#out, { locals: [temp] })
+      return
+    }
     const reader = this.#reader
     reader.seek(-1 - from)
     reader.next()
@@ -241,6 +249,10 @@ export class ContinuationBody {
         out.copy(bytes, at, countAt(reader))
         this.#catches(level, depth, more)
         return
+      case SEGMENT:
+        // There are no segments here. What can be reached was replaced.
+        out.byte(UNREACHABLE)
+        return
       default: out.copy(bytes, at, end)
     }
   }
@@ -288,6 +300,7 @@ const TRY_TABLE = opcodeOf('try_table')
 const BR = opcodeOf('br')
 const CALL = opcodeOf('call')
 const LOCAL_GET = opcodeOf('local.get')
+const UNREACHABLE = opcodeOf('unreachable')
 
 const BEGINS = new Uint8Array(OPCODE_END)
 for (const name of ['block', 'loop', 'if', 'try', 'try_table']) BEGINS[opcodeOf(name)] = 1
@@ -296,8 +309,10 @@ const FUNCTION = 1
 const LABEL = 2
 const LABELS = 3
 const CATCHES = 4
+const SEGMENT = 5
 const KINDS = new Uint8Array(OPCODE_END)
 for (const name of ['call', 'return_call', 'ref.func']) KINDS[opcodeOf(name)] = FUNCTION
 for (const name of ['br', 'br_if', 'br_on_null', 'br_on_non_null', 'rethrow', 'delegate']) KINDS[opcodeOf(name)] = LABEL
+for (const name of ['memory.init', 'data.drop', 'table.init', 'elem.drop']) KINDS[opcodeOf(name)] = SEGMENT
 KINDS[opcodeOf('br_table')] = LABELS
 KINDS[opcodeOf('try_table')] = CATCHES

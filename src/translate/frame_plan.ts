@@ -71,6 +71,8 @@ export type FramePlan = {
   readonly sites: readonly Site[]; readonly tees: readonly Tee[]; readonly replacements: readonly Replacement[]
   /** The types of all locals: parameters, declared ones, those that tees need. */
   readonly locals: readonly number[]
+  /** Of these: which a place on the operand stack has for a type (operand_stack.ts, `tempKey`). */
+  readonly temps: ReadonlyMap<number, number>
   readonly parameters: number; readonly declared: number
   readonly results: readonly number[]
 }

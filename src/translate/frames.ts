@@ -1,6 +1,6 @@
 // translate/frames.ts: the frames of a vCPU that has left its stack, as they lie in the save area (save_area.ts).
 
-import { ORIGIN_HERE, TRAILER_BYTES } from './control_words.ts'
+import { GATE_FRAME, ORIGIN_HERE, TRAILER_BYTES } from './control_words.ts'
 
 /** A frame. `here`: the site's own check began the unwinding. `at`: of its first byte; `size`: without the trailer. */
 export type Frame = {
@@ -25,7 +25,10 @@ export function framesOf(bytes: Uint8Array): Frame[] {
     const at = end - TRAILER_BYTES - size
     if (at < 0) throw new BadFrames(`a frame of ${size} bytes ends at byte ${end}`)
     const site = view.getUint32(end - 8, true)
-    frames.push({ func: view.getUint32(end - 12, true), site: site % ORIGIN_HERE, here: site >= ORIGIN_HERE, at, size })
+    const frame = { func: view.getUint32(end - 12, true), site: site % ORIGIN_HERE, here: site >= ORIGIN_HERE, at, size }
+    // The innermost is where the stack began to be left, and no other is.
+    if ((frame.here || frame.func >= GATE_FRAME) !== (at === 0)) throw new BadFrames('a frame calls none, or nobody')
+    frames.push(frame)
     end = at
   }
   return frames

@@ -25,7 +25,7 @@ export class OperandStack {
   readonly #copies: number[] = []
   // Operands below this can be had.
   #teed = 0
-  readonly #temps = new Map<number, number>()
+  #temps = new Map<number, number>()
 
   /** Begins a function with these locals. */
   begin(locals: readonly number[]): void {
@@ -33,8 +33,11 @@ export class OperandStack {
     this.tees = []
     this.height = this.#teed = 0
     this.#copies.length = 0
-    if (this.#temps.size > 0) this.#temps.clear()
+    if (this.#temps.size > 0) this.#temps = new Map()
   }
+
+  /** Which local a place has for a type, by tempKey. */
+  get temps(): ReadonlyMap<number, number> { return this.#temps }
 
   /** The type of the operand that lies `below` the topmost. */
   typeAt(below: number): number {
@@ -142,7 +145,7 @@ export class OperandStack {
   }
 
   #local(height: number, type: number): number {
-    const key = height * TYPES_MAX + type
+    const key = tempKey(height, type)
     let local = this.#temps.get(key)
     if (local === undefined) {
       this.#temps.set(key, local = this.locals.length)
@@ -155,3 +158,8 @@ export class OperandStack {
 const NOWHERE = -0x8000_0000
 /** Numbers of types are smaller: V8 allows a million of them. */
 const TYPES_MAX = 2 ** 21
+
+/** The place of an operand, and a type that it has there. */
+export function tempKey(height: number, type: number): number {
+  return height * TYPES_MAX + type
+}

@@ -71,10 +71,10 @@ export class Planner {
     if (parts.entryCheck) this.#addSite(SITE_ENTRY, reader.codeStart, reader.codeStart, [])
     this.#walk(reader)
     for (const { handlers, control, level } of this.#handling) if (control.kind === RETHROWN) handlers.push(level)
-    const { locals, tees } = this.#stack
+    const { locals, tees, temps } = this.#stack
     tees.sort((a, b) => a.after - b.after)
     this.#keep(parts.locals.length)
-    return { sites: this.#sites, tees, replacements: this.#replacements, locals,
+    return { sites: this.#sites, tees, replacements: this.#replacements, locals, temps,
       parameters: parts.parameters, declared: parts.locals.length, results: parts.results }
   }
 

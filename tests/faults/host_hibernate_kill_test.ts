@@ -1,8 +1,8 @@
 // tests/faults/host_hibernate_kill_test.ts: kill -9 of the host, and of the cell process, at any moment of hibernation.
 //
-// `counter` counts its answers in memory: a count that goes back, or comes twice, is a guest that ran twice or lost what
-// it had. While a guest runs its process's death is its own; once it is said to be hibernated, nothing of it is lost.
-// The moments are chosen by a seed, which is the test's name.
+// `counter` counts its answers in memory: a count that goes back, or comes twice, is a guest that ran twice or lost
+// what it had. While a guest runs its process's death is its own; once it is said to be hibernated, nothing of it is
+// lost. The moments are chosen by a seed, which is in the test's name.
 
 import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'

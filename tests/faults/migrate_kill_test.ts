@@ -1,7 +1,8 @@
 // tests/faults/migrate_kill_test.ts: kill -9 of either host, and of either cell process, at each step of a move.
 //
-// Or the connection is cut there. Whatever fails when: in the end one host has the guest and runs it, the other knows nothing of it, and no number
-// was counted twice. It goes on from where it was, unless the process that it ran in was killed.
+// Or the connection is cut there. Whatever fails when: in the end one host has the guest and runs it, the other knows
+// nothing of it, and no number was counted twice. It goes on from where it was, unless the process that it ran in was
+// killed.
 
 import assert from 'node:assert/strict'
 import { after, before, test } from 'node:test'
@@ -29,7 +30,7 @@ function placeAfter(step: Step, when: Fault['when'], victim: Victim): keyof Pick
   // It may have no process yet.
   if (step === 'offer' && victim === "the destination's process") return undefined
   // The source commits if it hears of the answer before it hears of the process.
-  if (step === 'last' && when === 'after' && victim === "the source's process") return undefined
+  if (step === 'last' && victim === "the source's process") return undefined
   // All that it was sent is on the disk by then.
   return step === 'last' && when === 'after' && victim === "the destination's process" ? 'to' : 'from'
 }

@@ -22,8 +22,8 @@ export type Fault = { readonly step: Step; readonly when: 'before' | 'after'; re
 
 /** Two hosts, and the way from the first to the second. */
 export type Pair = { readonly from: TestHost; readonly to: TestHost; readonly address: string; fault: Fault | undefined
-  /** Steps that came by since this was emptied. */
-  readonly seen: Step[] } & AsyncDisposable
+  /** The last move that was offered: what comes of others has no faults. */
+  move: string } & AsyncDisposable
 
 /** Starts both. */
 export async function startPair(): Promise<Pair> {
@@ -34,7 +34,7 @@ export async function startPair(): Promise<Pair> {
   })
   await new Promise<void>((resolve) => { server.listen(0, '127.0.0.1', resolve) })
   const { port } = server.address() as AddressInfo
-  const pair: Pair = { from, to, address: `http://127.0.0.1:${port}`, fault: undefined, seen: [],
+  const pair: Pair = { from, to, address: `http://127.0.0.1:${port}`, fault: undefined, move: '',
     [Symbol.asyncDispose]: async () => {
       server.closeAllConnections()
       server.close()
@@ -44,18 +44,19 @@ export async function startPair(): Promise<Pair> {
 }
 
 async function pass(asked: IncomingMessage, answer: ServerResponse, pair: Pair, socketPath: string): Promise<void> {
-  const step = stepOf(asked)
-  pair.seen.push(step)
+  const { step, move } = stepOf(asked)
+  if (step === 'offer') pair.move = move
   const chunks: Buffer[] = []
   for await (const chunk of asked as AsyncIterable<Buffer>) chunks.push(chunk)
-  await failing(pair, step, 'before', answer)
+  const isOurs = move === pair.move
+  if (isOurs) await failing(pair, step, 'before', answer)
   const { promise, resolve, reject } = Promise.withResolvers<IncomingMessage>()
   request({ socketPath, method: asked.method, path: asked.url, headers: asked.headers, agent: false }, resolve)
     .on('error', reject).end(Buffer.concat(chunks))
   const came = await promise
   const body: Buffer[] = []
   for await (const chunk of came as AsyncIterable<Buffer>) body.push(chunk)
-  await failing(pair, step, 'after', answer)
+  if (isOurs) await failing(pair, step, 'after', answer)
   answer.writeHead(came.statusCode!, { 'content-type': came.headers['content-type'] ?? 'text/plain' })
     .end(Buffer.concat(body))
 }
@@ -70,9 +71,10 @@ async function failing(pair: Pair, step: Step, when: Fault['when'], answer: Serv
   throw new Error('cut')
 }
 
-function stepOf({ method, url }: IncomingMessage): Step {
-  const [, last = ''] = /\/moves\/[0-9a-f]+\/?(.*)$/.exec(url!) ?? []
-  return method === 'DELETE' ? 'drop' : last === '' ? 'offer' : last === 'snapshot?last' ? 'last' : last as Step
+function stepOf({ method, url }: IncomingMessage): { step: Step; move: string } {
+  const [, move = '', last = ''] = /\/moves\/([0-9a-f]+)\/?(.*)$/.exec(url!) ?? []
+  const step = method === 'DELETE' ? 'drop' : last === '' ? 'offer' : last === 'snapshot?last' ? 'last' : last as Step
+  return { step, move }
 }
 
 /** What a guest has counted at a host: numbers by nonce, in their order. */

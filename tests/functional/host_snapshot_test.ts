@@ -4,7 +4,7 @@
 // the count of its answers. Who goes on keeps them; each launch has another generation.
 
 import assert from 'node:assert/strict'
-import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
@@ -316,6 +316,26 @@ test('a guest that cannot be captured says why, and goes on', async () => {
   assert.equal((await host.api('POST', `${at('gc', 'a')}/fork`, { count: 2 })).status, 409)
   const { items } = await call<{ items: Guest[] }>('GET', at('gc'))
   assert.deepEqual(items.map(({ name, phase }) => [name, phase]), [['a', 'running']])
+})
+
+test('a state that goes back to a backup has its snapshots and hibernated guests', async () => {
+  const { ports: [published] } =
+    await run('backup', 'a', { image: 'counter', args: ['counter'], ports: ['0:8080'] })
+  const before = countOf(await ask(published!.port))
+  const saved = await verb<Snapshot>('backup', 'a', 'snapshot', { name: 'x' })
+  await verb('backup', 'a', 'hibernate')
+  // A backup is made at each start.
+  await host.killAndRestart()
+  await host.kill()
+  for (const end of ['', '-wal', '-shm']) rmSync(join(host.state, `cellar.db${end}`), { force: true })
+  writeFileSync(join(host.state, 'cellar.db'), 'nothing of use')
+  await host.ok(['host', 'recover', '--state', host.state])
+  await host.restart()
+  assert.equal((await call<Snapshot>('GET', '/v1/projects/backup/snapshots/x')).digest, saved.digest)
+  assert.equal(countOf(await ask(published!.port)), before + 1)
+  const { name } = await call<Guest>('POST', '/v1/projects/backup/snapshots/x/restore')
+  const { ports: [own] } = await until('backup', name, 'running')
+  assert.equal(countOf(await ask(own!.port)), before + 1)
 })
 
 test('a project goes with its snapshots and hibernated guests', async () => {

@@ -23,8 +23,9 @@ before(async () => {
   folder = mkdtempSync(join(tmpdir(), 'cm-'))
   const [cert, key] = [join(folder, 'cert'), join(folder, 'key')]
   const port = await freePort()
-  isSecure = spawnSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes',
-    '-subj', '/CN=b', '-addext', 'subjectAltName=IP:127.0.0.1', '-days', '2', '-keyout', key, '-out', cert]).status === 0
+  const made = spawnSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:P-256', '-nodes',
+    '-subj', '/CN=b', '-addext', 'subjectAltName=IP:127.0.0.1', '-days', '2', '-keyout', key, '-out', cert])
+  isSecure = made.status === 0
   url = `${isSecure ? 'https' : 'http'}://127.0.0.1:${port}`
   from = await startHost()
   to = await startHost(['--listen', `tcp:127.0.0.1:${port}`, ...isSecure ? ['--tls-cert', cert, '--tls-key', key] : []])

@@ -107,20 +107,17 @@ class Run implements Observed {
     const { entries, module } = program
     const control = newControl()
     const { host } = this.#imports(new WebAssembly.Module(program.bytes), program.bytes, control)
-    const imported = this.#shape.memories.flatMap((one, i) => one.imported ? [i] : []).length
-    const memories = memoriesOf(module).map(memoryOf)
     let instance: CapturedInstance
     try {
       instance = new CapturedInstance({ program, control, rules, counts,
-        // What it imports stays what it is.
-        give: () => ({ imports: { host: host! }, memories: memories.map((one, i) => i < imported ? one
-          : memoryOf(memoriesOf(module)[i]!)) }),
+        give: () => ({ imports: { host: host! }, memories: memoriesOf(module).map(memoryOf) }),
         moved: (exports) => { this.#exports = exports },
       })
     } catch (error) {
       this.lines.push(`instantiation: ${this.#ending(error)}`)
       return
     }
+    // Instantiation would write into it once more.
     instance.isLinked = this.#shape.tables.some((one) => one.imported)
     this.#exports = instance.exports
     await this.#program(async (name, args) => {
