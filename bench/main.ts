@@ -29,6 +29,7 @@ const BENCHES = {
   fork: () => import('./fork.ts'),
   capture: () => import('./capture.ts'),
   snapshot: () => import('./snapshot.ts'),
+  downtime: () => import('./downtime.ts'),
 } as const
 
 const wanted = process.argv.slice(2)

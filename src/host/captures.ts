@@ -23,9 +23,9 @@ const CAPTURE_MS_MAX = 60_000
 const ANSWER_MS_MAX = 30_000
 
 type Captured = Extract<FromProcess, { captured: number }>
-type Asked = { readonly guest: Guest; readonly handle: ProcessHandle; readonly then: 'resume' | 'hold' | 'fork'
-  settle(answer: Captured | CellarError): void }
-type Release = { readonly guest: Guest; readonly handle: ProcessHandle; done(): void }
+type Asked = { readonly guest: Guest; readonly handle: ProcessHandle; readonly run: number
+  readonly then: 'resume' | 'hold' | 'fork'; settle(answer: Captured | CellarError): void }
+type Release = { readonly guest: Guest; readonly handle: ProcessHandle; readonly run: number; done(): void }
 type Parts = { readonly state: State; readonly processes: Processes; readonly files: SnapshotFiles }
 
 /** Captures that are under way, and guests that are held. */
@@ -37,6 +37,8 @@ export class Captures {
   readonly #releases = new Map<string, Release>()
   readonly #pauses = new Map<string, (is: boolean | CellarError) => void>()
   readonly #last = new WeakMap<Guest, Promise<unknown>>()
+  /** Which run of a guest is held, or being let go of: its row may tell of the next already. */
+  readonly #runs = new WeakMap<Guest, number>()
   #requests = 0
 
   constructor(parts: Parts) {
@@ -47,8 +49,13 @@ export class Captures {
   alone<T>(guest: Guest, work: () => Promise<T>): Promise<T> {
     const mine = (this.#last.get(guest) ?? Promise.resolve()).then(work, work)
     this.#last.set(guest, mine)
+    const done = (): void => { if (this.#last.get(guest) === mine) this.#last.delete(guest) }
+    mine.then(done, done)
     return mine
   }
+
+  /** Whether something is done with the guest's state: who waits for it (`alone`) while others wait may wait for ever. */
+  isBusy(guest: Guest): boolean { return this.#last.has(guest) }
 
   /**
    * Captures a guest that is in a process. Held: somebody calls `goOn` or `release`. Throws what the process says:
@@ -77,14 +84,15 @@ export class Captures {
 
   /** Keeps a guest from running, or lets it again. Resolves when it is so, or has ended. Throws PROCESS_LOST. */
   async pause(guest: Guest, paused: boolean): Promise<void> {
-    const { row: { id, run, project }, handle } = guest
+    const { row: { id, run, project, name }, handle } = guest
+    if (handle === undefined) throw new CellarError('CAPTURE_ENDED', [name])
     const { promise, resolve } = Promise.withResolvers<boolean | CellarError>()
     const key = keyOf(id, run)
     const late = setTimeout(() => resolve(new CellarError('PROCESS_LOST', [project, 'it does not pause'])),
       ANSWER_MS_MAX).unref()
     this.#pauses.set(key, (is) => { if (is === paused || typeof is === 'object') resolve(is) })
     // On its way back: the next hello tells it.
-    handle?.link?.send({ pause: id, run, paused })
+    handle.link?.send({ pause: id, run, paused })
     const answer = await promise
     clearTimeout(late)
     this.#pauses.delete(key)
@@ -95,7 +103,7 @@ export class Captures {
   goOn(guest: Guest): void {
     if (!guest.isHeld) return
     const { id, run, phase } = guest.row
-    if (!ACTIVE.includes(phase)) return this.release(guest)
+    if (!ACTIVE.includes(phase) || run !== this.#runs.get(guest)) return this.release(guest)
     guest.handle?.link?.send({ go: id, run })
     this.over(guest)
   }
@@ -107,50 +115,58 @@ export class Captures {
     if (handle === undefined) return this.over(guest)
     guest.handle = undefined
     guest.startedMs = undefined
-    this.#letGo(guest, handle)
+    this.#letGo(guest, handle, this.#runs.get(guest) ?? guest.row.run)
   }
 
-  /** As `release`, for one that an earlier host has left held. */
-  letGo(guest: Guest, handle: ProcessHandle): void {
+  /** As `release`, for a run that an earlier host has left held. */
+  letGo(guest: Guest, handle: ProcessHandle, run: number): void {
+    // Told again already (`hello`).
+    if (this.#releases.get(keyOf(guest.row.id, run))?.handle === handle) return
     guest.volumes = volumesOf(guest.row)
     this.#parts.processes.join(handle, guest.row.id, guest.volumes)
-    this.#letGo(guest, handle)
+    this.#letGo(guest, handle, run)
   }
 
-  #letGo(guest: Guest, handle: ProcessHandle): void {
-    const { row: { id, run }, volumes } = guest
+  #letGo(guest: Guest, handle: ProcessHandle, run: number): void {
+    const { row: { id }, volumes } = guest
+    const { processes } = this.#parts
     const key = keyOf(id, run)
     this.#releases.get(key)?.done()
-    this.#hold(guest)
+    this.#hold(guest, run)
     // It may hold what is in it for ever, else.
-    const late = setTimeout(() => this.#parts.processes.kill(handle), ANSWER_MS_MAX).unref()
+    const late = setTimeout(() => processes.kill(handle), ANSWER_MS_MAX).unref()
     const done = (): void => {
       clearTimeout(late)
       this.#releases.delete(key)
-      this.#parts.processes.leave(handle, id, volumes)
+      processes.leave(handle, id, volumes)
       this.over(guest)
     }
-    this.#releases.set(key, { guest, handle, done })
+    this.#releases.set(key, { guest, handle, run, done })
     handle.link?.send({ release: id, run })
+    // Lost while it was committed: nobody answers.
+    if (!processes.all.has(handle.id)) done()
   }
 
   /** Nothing holds the guest any more: it goes on, or has ended. */
   over(guest: Guest): void {
     const { id, run } = guest.row
+    const held = this.#runs.get(guest) ?? run
     guest.isHeld = false
     this.#pauses.get(keyOf(id, run))?.(new CellarError('CAPTURE_ENDED', [guest.row.name]))
-    if (!this.#releases.has(keyOf(id, run))) this.#freed.get(guest)?.()
+    if (!this.#releases.has(keyOf(id, held))) this.#freed.get(guest)?.()
   }
 
   readonly #freed = new WeakMap<Guest, () => void>()
 
-  #hold(guest: Guest): void {
+  #hold(guest: Guest, run: number): void {
     guest.isHeld = true
+    this.#runs.set(guest, run)
     if (guest.releasing !== undefined) return
     const { promise, resolve } = Promise.withResolvers<void>()
     guest.releasing = promise
     this.#freed.set(guest, () => {
       this.#freed.delete(guest)
+      this.#runs.delete(guest)
       guest.releasing = undefined
       resolve()
     })
@@ -161,7 +177,7 @@ export class Captures {
   captured(handle: ProcessHandle, message: Captured): void {
     const asked = this.#asked.get(message.captured)
     if (asked !== undefined && asked.handle === handle && asked.guest.row.id === message.id) {
-      if (asked.then === 'hold' && message.error === undefined) this.#hold(asked.guest)
+      if (asked.then === 'hold' && message.error === undefined) this.#hold(asked.guest, asked.run)
       return asked.settle(message)
     }
     // Nobody waits for it any more: as if it had not been asked for.
@@ -184,9 +200,9 @@ export class Captures {
   hello(handle: ProcessHandle, { guests }: Extract<FromProcess, { pid: number }>): void {
     this.#giveUp(handle, 'the connection to it was lost')
     const there = new Set(guests.map(({ id, run }) => keyOf(id, run)))
-    for (const [key, { guest, handle: its, done }] of [...this.#releases]) {
+    for (const [key, { guest, run, handle: its, done }] of [...this.#releases]) {
       if (its !== handle) continue
-      if (there.has(key)) handle.link?.send({ release: guest.row.id, run: Number(key.split(' ', 1)[0]) })
+      if (there.has(key)) handle.link?.send({ release: guest.row.id, run })
       else done()
     }
   }
@@ -212,7 +228,7 @@ export class Captures {
     const { promise, resolve } = Promise.withResolvers<Captured | CellarError>()
     const late = setTimeout(() => resolve(new CellarError('PROCESS_LOST', [row.project, 'it captures nothing'])),
       CAPTURE_MS_MAX).unref()
-    this.#asked.set(request, { guest, handle, then, settle: resolve })
+    this.#asked.set(request, { guest, handle, run: row.run, then, settle: resolve })
     handle.link.send(message(request))
     const answer = await promise
     clearTimeout(late)

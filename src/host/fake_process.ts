@@ -114,7 +114,7 @@ export class FakeProcess {
       const guest = this.guests.get(message.go)
       if (guest !== undefined) guest.held = false
     } else if ('release' in message) {
-      this.#gone(message.release)
+      if (this.guests.get(message.release)?.launch.run === message.run) this.#gone(message.release)
       this.#say({ released: message.release, run: message.run })
     } else if ('incoming' in message) this.#say({ incoming: message.request, errno: 0 })
   }
@@ -293,6 +293,7 @@ export class FakeHost {
       return made.handle
     }
     const join = (handle: ProcessHandle, guest: string): void => void handle.guests.add(guest)
+    const all = (): Processes['all'] => new Map(this.processes.map(({ handle }) => [handle.id, handle]))
     return {
       some, join, leave: (handle: ProcessHandle, guest: string) => void handle.guests.delete(guest),
       take: async (project: string, guest: string) => {
@@ -301,7 +302,7 @@ export class FakeHost {
         return handle
       },
       kill: (handle: ProcessHandle) => this.lose(this.processes.find((one) => one.handle === handle)!),
-      get all() { return new Map() },
+      get all() { return all() },
     } as unknown as Processes
   }
 }

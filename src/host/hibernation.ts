@@ -140,10 +140,11 @@ export class Hibernation {
 
   /** Hibernates who may be until so much more memory can be promised, if all of them are enough for that. */
   async makeRoom(memoryBytes: number): Promise<void> {
-    const { state, capacity } = this.#parts
+    const { state, capacity, captures } = this.#parts
     const lacking = (): number => memoryBytes - (capacity.memoryBytes - state.promised.memoryBytes)
     if (memoryBytes === 0 || lacking() <= 0) return
-    const candidates = this.#candidates().filter(({ row }) => ofHost(row.spec).memoryBytes > 0)
+    const candidates = this.#candidates().filter((guest) =>
+      ofHost(guest.row.spec).memoryBytes > 0 && !captures.isBusy(guest))
     if (candidates.reduce((sum, { row }) => sum + ofHost(row.spec).memoryBytes, 0) < lacking()) return
     for (const guest of candidates) {
       if (lacking() <= 0) return
@@ -294,7 +295,9 @@ export class Hibernation {
       .sort((one, other) => since(one) - since(other) || 0)
   }
 
+  // Not one that something else is done with, which may wait for the memory that is to be freed here.
   async #tryTo(guest: Guest, why: Why): Promise<void> {
+    if (this.#parts.captures.isBusy(guest)) return
     try {
       await this.hibernate(guest, why)
     } catch (error) {

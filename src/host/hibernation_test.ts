@@ -31,6 +31,17 @@ const until = async (is: () => boolean): Promise<void> => {
   }
 }
 
+/** Does something once, when the next change is on its way to the database. */
+function whileCommitted(host: FakeHost, work: () => void): void {
+  const commit = host.store.commit.bind(host.store)
+  host.store.commit = (...of) => {
+    host.store.commit = commit
+    const committed = commit(...of)
+    work()
+    return committed
+  }
+}
+
 async function client(port: number): Promise<Socket> {
   const socket = connect(port, '127.0.0.1')
   socket.on('error', () => {})
@@ -220,6 +231,44 @@ withHost('a guest that could not be committed as hibernated goes on', {}, async 
   await until(() => process.forgotten.length === 1)
 })
 
+withHost('a guest whose process is lost while it is committed as hibernated wakes in another', {},
+  async ({ host, process, web }) => {
+    whileCommitted(host, () => host.lose(process))
+    await host.hibernation.hibernate(web)
+    assert.deepEqual([web.row.phase, web.handle], ['hibernated', undefined])
+    void host.hibernation.wake(web, 'asked')
+    assert.ok(await web.reaches(['running'], 2000))
+  })
+
+withHost('a guest that is restarted while it is committed as hibernated is let go of, then begins anew', {},
+  async ({ host, process, web }) => {
+    let restarted: Promise<unknown> | undefined
+    whileCommitted(host, () => { restarted = host.guests.restart(web) })
+    await host.hibernation.hibernate(web)
+    await restarted
+    await until(() => web.row.phase === 'running')
+    const [released] = process.told.filter((message) => 'release' in message)
+    assert.equal(released?.run, 1)
+    assert.ok(process.told.indexOf(released) < process.told.findLastIndex((message) => 'start' in message))
+    assert.deepEqual([web.row.run, process.guests.get(web.row.id)!.launch.from], [2, undefined])
+  })
+
+withHost('a guest that is about to wake when the host is killed waits until its last run is let go of', {},
+  async ({ host, process, web }) => {
+    process.silent.add('release')
+    await host.hibernation.hibernate(web)
+    host.hibernation.wake(web, 'asked').catch(() => {})
+    await until(() => host.store.load().guests[0]!.run === 2)
+    await host.restart()
+    assert.equal(host.guest('web').row.phase, 'starting')
+    await sleep(50)
+    assert.equal(process.guests.get(web.row.id)!.launch.run, 1, 'nothing was launched beside it')
+    process.silent.clear()
+    host.hello(process)
+    await host.guest('web').reaches(['running'], 2000)
+    assert.deepEqual([host.guest('web').row.phase, process.guests.get(web.row.id)!.launch.run], ['running', 2])
+  })
+
 withHost('a guest that is stopped while it is saved has ended', {}, async ({ host, process, web }) => {
   process.silent.add('capture')
   const hibernating = assert.rejects(host.hibernation.hibernate(web))
@@ -284,6 +333,14 @@ withHost('what lacks memory to start has others hibernated, if that is enough',
     await assert.rejects(host.hibernation.wake(web, 'asked'), { code: 'ADMISSION_REFUSED' })
     assert.equal(web.row.phase, 'hibernated')
   })
+
+withHost('a guest that is forked is not hibernated for the memory of its copies', { 'memory-reservation': '600MiB',
+  hibernate: {} }, async ({ host, web }) => {
+  const forking = host.snapshots.fork(web, { count: 1 })
+  const refused = assert.rejects(forking, { code: 'ADMISSION_REFUSED' }).then(() => true)
+  assert.ok(await Promise.race([refused, sleep(2000)]), 'it is answered')
+  assert.equal(web.row.phase, 'running')
+})
 
 withHost('a guest asks to be hibernated, and hears of it when it is woken', { may: ['hibernate'] },
   async ({ process, web }) => {

@@ -204,9 +204,13 @@ export class Lifecycle {
       if (guest?.row.project === handle.project && wasWoken(guest, one)) {
         state.setRow(guest, { ...guest.row, phase: 'starting', run: one.run })
       }
-      const isKnown = guest?.row.project === handle.project && guest.row.run === one.run
+      const isOurs = guest?.row.project === handle.project
+      const isKnown = isOurs && guest.row.run === one.run
       if (isKnown && ACTIVE.includes(guest.row.phase)) this.#adopt(guest, handle, one)
-      else if (isKnown && one.held === true) this.#parts.captures.letGo(guest, handle)
+      // It stopped there: its next run, should it be on its way already, waits for that.
+      else if (isOurs && one.held === true && one.run <= guest.row.run) {
+        this.#parts.captures.letGo(guest, handle, one.run)
+      }
       else handle.link?.send({ stop: one.id, run: one.run, signal: signals.SIGKILL })
     }
     for (const end of ends) this.ended(end, handle)

@@ -33,7 +33,7 @@ export class OperandStack {
     this.tees = []
     this.height = this.#teed = 0
     this.#copies.length = 0
-    if (this.#temps.size > 0) this.#temps = new Map()
+    this.#temps = new Map()
   }
 
   /** Which local a place has for a type, by tempKey. */

@@ -62,6 +62,8 @@ async function check(step: Step, when: Fault['when'], victim: Victim): Promise<v
   await startTicker(pair.from)
   const here = follow(pair.from, 'web')
   const nonce = await eventually('it counts', () => here.ticks.keys().next().value)
+  // What is still asked of the move before this one is none of ours.
+  pair.move = ''
   let comeBack: (() => Promise<void>) | undefined
   pair.fault = { step, when, act: async () => { comeBack = await strike(pair, victim) }, cut: victim === 'the network' }
   await migrate(pair)
