@@ -30,6 +30,7 @@ const BENCHES = {
   capture: () => import('./capture.ts'),
   snapshot: () => import('./snapshot.ts'),
   downtime: () => import('./downtime.ts'),
+  engine: () => import('./engine.ts'),
 } as const
 
 const wanted = process.argv.slice(2)

@@ -51,9 +51,9 @@ export class Captures {
     this.#lines = lines
   }
 
-  /** Stops a cell; it is the caller's until it goes on or is given up. */
-  async capture(id: number): Promise<CellState> {
-    return (await this.#stop(id, false)).stopped.state
+  /** Stops a cell; it is the caller's until it goes on or is given up. `spare`: of an image that nobody needs. */
+  async capture(id: number, spare?: SharedArrayBuffer): Promise<CellState> {
+    return (await this.#stop(id, false, spare)).stopped.state
   }
 
   /** A cell that was captured goes on where it is. */
@@ -129,7 +129,7 @@ export class Captures {
     }
   }
 
-  async #stop(id: number, lend: boolean): Promise<{ resident: Resident; stopped: Stopped }> {
+  async #stop(id: number, lend: boolean, spare?: SharedArrayBuffer): Promise<{ resident: Resident; stopped: Stopped }> {
     const resident = this.#lines.resident(id)
     if (resident === undefined) throw new CellarError('CAPTURE_ENDED', [`cell ${id}`])
     const why = whyNot(resident.member)
@@ -138,7 +138,7 @@ export class Captures {
     try {
       const stopped = await new Promise<Stopped>((resolve, reject) => {
         resident.capturing = { resolve, reject }
-        this.#lines.post(resident.pcpu, { capture: id, lend })
+        this.#lines.post(resident.pcpu, { capture: id, lend, spare })
       })
       resident.stopped = stopped
       return { resident, stopped }

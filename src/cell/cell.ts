@@ -186,10 +186,10 @@ export class Cell {
 
   /**
    * Stops the guest at its next check, or in the hypercall in which it waits, and tells what is left of it. It runs on
-   * after `goOn` or is `giveUp`'s. Who schedules it lets it unwind (Turn). Rejects with CAPTURE_IMPOSSIBLE;
-   * CAPTURE_ENDED if it ends before.
+   * after `goOn` or is `giveUp`'s. Who schedules it lets it unwind (Turn). `spare`: see takeImage. Rejects with
+   * CAPTURE_IMPOSSIBLE; CAPTURE_ENDED if it ends before.
    */
-  capture(): Promise<CellState> {
+  capture(spare?: SharedArrayBuffer): Promise<CellState> {
     const { name, capture } = this.#executable
     if (this.#capture?.canEnter !== true) {
       const why = capture?.can === false ? capture.why : capture === undefined ? 'it was not translated for that'
@@ -197,7 +197,7 @@ export class Cell {
       return Promise.reject(new CellarError('CAPTURE_IMPOSSIBLE', [name, why]))
     }
     if (this.#endedAt !== 0) return Promise.reject(new CellarError('CAPTURE_ENDED', [name]))
-    return this.#capture.capture(() => this.usage())
+    return this.#capture.capture(() => this.usage(), spare)
   }
 
   /** After `capture`: it goes on here. */

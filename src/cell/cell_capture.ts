@@ -44,7 +44,8 @@ export class CellCapture {
   #left: { bytes: Uint8Array<ArrayBuffer>; funcs: number; externs: number } | undefined
   #next: { readonly frames: Frames; readonly continuation: WebAssembly.Module } | undefined
   #frames: Frames | undefined
-  #waiting: { resolve(state: CellState): void; reject(error: unknown): void; usage(): Usage } | undefined
+  #waiting: { resolve(state: CellState): void; reject(error: unknown): void; usage(): Usage
+    readonly spare: SharedArrayBuffer | undefined } | undefined
   #decided: PromiseWithResolvers<boolean> | undefined
 
   constructor(parts: CaptureParts) {
@@ -98,14 +99,14 @@ export class CellCapture {
   }
 
   /** See Cell.capture. */
-  capture(usage: () => Usage): Promise<CellState> {
+  capture(usage: () => Usage, spare?: SharedArrayBuffer): Promise<CellState> {
     const { promise, resolve, reject } = Promise.withResolvers<CellState>()
     if (this.isWanted || this.#frames !== undefined) {
       return Promise.reject(new CellarError('CAPTURE_IMPOSSIBLE',
         [this.#parts.executable.name, 'somebody else is about to']))
     }
     this.isWanted = true
-    this.#waiting = { resolve, reject, usage }
+    this.#waiting = { resolve, reject, usage, spare }
     this.#parts.context.interrupt()
     return promise
   }
@@ -176,7 +177,7 @@ export class CellCapture {
     this.#waiting = undefined
     this.isWanted = false
     try {
-      const state = this.#describe(waiting!.usage())
+      const state = this.#describe(waiting!.usage(), waiting!.spare)
       waiting!.resolve(state)
     } catch (error) {
       // It can't be kept: its frames are gone, and with them the guest.
@@ -189,13 +190,14 @@ export class CellCapture {
     return goesOn
   }
 
-  #describe({ cpuNs, wallNs, waits, preemptions, hypercalls }: Usage): CellState {
+  #describe({ cpuNs, wallNs, waits, preemptions, hypercalls }: Usage, spare: SharedArrayBuffer | undefined):
+      CellState {
     const { context, executable } = this.#parts
     const frames = this.#frames!
     const text = (bytes: Uint8Array): string => new TextDecoder().decode(bytes.subarray(0, -1))
     return {
       version: CAPTURE_VERSION,
-      memory: executable.memory === undefined ? undefined : takeImage(context.memory.memory),
+      memory: executable.memory === undefined ? undefined : takeImage(context.memory.memory, spare),
       globals: this.#state.globals(),
       tables: this.#state.tables(executable.name),
       frames: frames.bytes, references: frames.references, phase: this.#phase,

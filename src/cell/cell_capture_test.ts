@@ -16,8 +16,8 @@ const READ = importOf('fd_read', 'i32 i32 i32 i32')
 const WRITE = importOf('fd_write', 'i32 i32 i32 i32')
 const POLL = importOf('poll_oneoff', 'i32 i32 i32 i32')
 
-/** Every program is run in these ways. */
-const WAYS: readonly Stops[] = [1, 2, 3, 7].flatMap((nth) => [{ nth }, { nth, anew: true }])
+/** Every program is run in these ways. At a loop's beginning it goes on with the check itself: not at each check. */
+const WAYS: readonly Stops[] = [2, 3, 7].flatMap((nth) => [{ nth }, { nth, anew: true }])
 
 /** Ends with the number that `$test` gives. */
 const program = (fields: string): string => `(module ${EXIT}
@@ -198,7 +198,7 @@ test('a start function is stopped, and what comes after it follows', async () =>
   for (const stops of WAYS) {
     const { outcome, states } = await runStopped(new Pcpu(), made.executable, stops)
     assert.deepEqual(outcome, { kind: 'exit', code: 8 })
-    if (stops.nth === 1) assert.deepEqual(new Set(states.map(({ phase }) => phase)), new Set(['start', 'main']))
+    if (stops.nth === 2) assert.deepEqual(new Set(states.map(({ phase }) => phase)), new Set(['start', 'main']))
   }
 })
 
@@ -300,7 +300,7 @@ test('a program that can\'t be captured says which function it is, and why', asy
       (local.get 0))
     (func (export "_start") (drop (call $f (ref.null extern)))))`)
   assert.equal(made.executable.capture?.can, true)
-  const { outcome } = await runStopped(new Pcpu(), made.executable, { nth: 1 })
+  const { outcome } = await runStopped(new Pcpu(), made.executable, { nth: 2 })
   // Null refers to nothing: but it is kept where only what is here can be.
   assert.ok(outcome.kind === 'exit')
 })

@@ -78,7 +78,7 @@ export type Command =
   /** Keeps a cell from running, or lets it again. */
   | { readonly pause: number; readonly is: boolean }
   /** Stops a cell, and answers with what is left of it; then it goes on, or is given up. `lend`: until `unlend`. */
-  | { readonly capture: number; readonly lend: boolean }
+  | { readonly capture: number; readonly lend: boolean; readonly spare?: SharedArrayBuffer | undefined }
   | { readonly unlend: number }
   | { readonly goOn: number; readonly continuation: WebAssembly.Module }
   | { readonly giveUp: number }
@@ -180,7 +180,7 @@ port.on('message', (message: Command) => {
   else if ('report' in message) report(message.report)
   else if ('executable' in message) setExecutable(message.executable, message.is)
   else if ('pause' in message) pause(message.pause, message.is)
-  else if ('capture' in message) void capture(message.capture, message.lend)
+  else if ('capture' in message) void capture(message)
   else if ('unlend' in message) unlend(message.unlend)
   else if ('goOn' in message) goOn(message.goOn, message.continuation)
   else if ('giveUp' in message) running.get(message.giveUp)?.cell?.giveUp()
@@ -326,7 +326,7 @@ function holdOrNot({ turn, isPaused, isHeld }: Running): void {
 }
 
 // It is paused until it goes on, and unwinds its stack at once, however many are before it.
-async function capture(id: number, lends: boolean): Promise<void> {
+async function capture({ capture: id, lend: lends, spare }: Extract<Command, { capture: number }>): Promise<void> {
   const record = running.get(id)
   await record?.created.promise
   const { cell, turn } = record ?? {}
@@ -339,7 +339,7 @@ async function capture(id: number, lends: boolean): Promise<void> {
     lent.set(id, memory)
   }
   try {
-    const captured = cell.capture()
+    const captured = cell.capture(spare)
     turn.unwind()
     const state = await captured
     post({ captured: id, state: { ...state, deadlineNs: cell.context.deadlineNs },

@@ -302,7 +302,7 @@ export class Stack {
    * Stops a cell and says what is left of it. It stays so, and is the caller's, until `goOn` or `giveUp`; others that
    * want to capture it wait until then. Rejects with CAPTURE_IMPOSSIBLE, or CAPTURE_ENDED.
    */
-  capture(id: number): Promise<CellState> { return this.#captures.capture(id) }
+  capture(id: number, spare?: SharedArrayBuffer): Promise<CellState> { return this.#captures.capture(id, spare) }
 
   /** A cell that was captured goes on. Nothing happens to one that has ended meanwhile. */
   goOn(id: number): void { this.#captures.goOn(id) }

@@ -132,7 +132,9 @@ export class Captures {
   async #stopped(guest: Guest): Promise<CellState> {
     const { stack } = this.#parts
     if (guest.isHeld) throw new CellarError('CAPTURE_IMPOSSIBLE', [guest.launch.name, 'it is held, and saved already'])
-    const state = await stack.capture(guest.number!)
+    const { spare } = guest
+    guest.spare = undefined
+    const state = await stack.capture(guest.number!, spare)
     if (guest.signal === undefined) return state
     guest.isHeld = true
     void stack.giveUp(guest.number!)

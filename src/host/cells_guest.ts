@@ -41,6 +41,8 @@ export type Guest = {
   work: Promise<void>
   /** Its memory when it was last captured, for a while: the next snapshot is compared with it. */
   known: Known | undefined
+  /** Of the capture before that one: the next is written over it. */
+  spare: SharedArrayBuffer | undefined
 }
 
 /** A guest that is about to start. */
@@ -50,7 +52,7 @@ export function newGuest(launch: GuestLaunch, console: GuestConsole, sockets: So
     launch, console, sockets, life: newGrant({ id, name, event: from?.event, number: from?.number }),
     terms: termsOf(launch.terms), held: undefined, hasQuotas: false, number: undefined, signal: undefined,
     counts: new Uint32Array(new SharedArrayBuffer(HYPERCALL_NAMES.length * 4)), startedAt: undefined, startedMs: 0,
-    by: undefined, isPaused: false, isHeld: false, isReleased: false, work: Promise.resolve(), known: undefined,
+    by: undefined, isPaused: false, isHeld: false, isReleased: false, work: Promise.resolve(), known: undefined, spare: undefined,
   }
 }
 

@@ -89,6 +89,7 @@ export class Snapshots {
     clearTimeout(this.#known.get(guest))
     this.#known.delete(guest)
     guest.known = undefined
+    guest.spare = undefined
   }
 
   /** Removes snapshots that nobody needs any more, and a little later the chunks that only they had. */
@@ -141,8 +142,11 @@ export class Snapshots {
   }
 
   #remember(guest: Guest, { known }: WrittenSnapshot): void {
+    const before = guest.known?.image.bytes
     this.forget(guest)
     if (known === undefined) return
+    // Who takes snapshots one after the other has the memory for them twice, and touches none for the first time.
+    if (before !== known.image.bytes) guest.spare = before
     guest.known = known
     this.#known.set(guest, setTimeout(() => this.forget(guest), KNOWN_MS).unref())
     let bytes = [...this.#known.keys()].reduce((sum, one) => sum + bytesOf(one), 0)
@@ -154,6 +158,6 @@ export class Snapshots {
   }
 }
 
-function bytesOf({ known }: Guest): number {
-  return known?.image.bytes.byteLength ?? 0
+function bytesOf({ known, spare }: Guest): number {
+  return (known?.image.bytes.byteLength ?? 0) + (spare?.byteLength ?? 0)
 }
