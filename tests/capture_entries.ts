@@ -20,8 +20,8 @@ export type Entry = { readonly enter: string; readonly args: readonly string[]; 
 /** A module with entries, by the index of the function that is called. */
 export type WithEntries = { readonly bytes: Uint8Array<ArrayBuffer>; readonly entries: ReadonlyMap<number, Entry> }
 
-/** What begins the name of each export that is added. */
-export const ENTRY_PREFIX = 'test:'
+/** What begins the name of each export that is added: others have no colon. */
+const ENTRY_PREFIX = 'test:'
 
 /** Adds an entry for each exported function of a prepared module whose arguments and results can be kept. */
 export function withEntries(module: Module): WithEntries {

@@ -142,7 +142,8 @@ export class CapturedInstance {
     const { counts, rules } = this.#parts
     if (++this.#checks > (rules.checksMax ?? Infinity)) throw new Error('it never ends')
     this.#since++
-    return ++counts.checks % rules.nth === 0 && this.#since * 4 >= this.#depth && this.#since * 16 >= this.#times ? 1 : 0
+    const isTime = this.#since * 4 >= this.#depth && this.#since * 16 >= this.#times
+    return ++counts.checks % rules.nth === 0 && isTime ? 1 : 0
   }
 
   #decide(): void {
@@ -173,8 +174,9 @@ export class CapturedInstance {
       this.#parts.moved?.(this.#held.exports)
     } else counts.here++
     const { exports, memories } = this.#held
-    const continuation = new WebAssembly.Instance(this.#continuationOf(frames), { cellar: continuationImports(
-      this.#continuationOf(frames), { exports, memories, control }) })
+    const module = this.#continuationOf(frames)
+    const continuation = new WebAssembly.Instance(module,
+      { cellar: continuationImports(module, { exports, memories, control }) })
     link(bytes, frames)
     this.#area.put(bytes, funcs)
     new Int32Array(control.buffer)[CONTROL_EXTERNS >> 2] = externs
@@ -197,7 +199,8 @@ export class CapturedInstance {
     const { memories, imports } = give()
     const { exports } = new WebAssembly.Instance(this.#module, { ...imports, cellar: {
       // What isn't there isn't given: V8 says what is missing.
-      ...Object.fromEntries(memories.flatMap((memory, i) => memory === undefined ? [] : [[memoryName(i), memory]])),
+      ...Object.fromEntries(memories.flatMap((memory, i) =>
+        memory === undefined ? [] : [[memoryName(i), memory]])),
       [CONTROL_MEMORY]: control } })
     const yields = new WebAssembly.Instance(YIELD_MODULE, { '': {
       due: () => this.#isDue(),
@@ -213,7 +216,7 @@ export class CapturedInstance {
 }
 
 /** What a continuation imports from the instance that goes on. */
-export function continuationImports(
+function continuationImports(
   continuation: WebAssembly.Module,
   { exports, memories, control }: Held & { readonly control: WebAssembly.Memory },
 ): WebAssembly.ModuleImports {

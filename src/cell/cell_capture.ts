@@ -54,7 +54,7 @@ export class CellCapture {
     const { capture } = executable
     if (capture?.can !== true) throw new TypeError('Cannot capture what was not translated for it')
     this.#state = new InstanceState(instance.exports, capture.info, area,
-      executable.hypercalls.length + executable.stubs.length)
+      () => WebAssembly.Module.imports(executable.module).filter(({ kind }) => kind === 'function').length)
     this.#phase = executable.start === undefined ? 'main' : 'start'
   }
 
@@ -80,9 +80,12 @@ export class CellCapture {
     this.#state.setTables(state.tables)
     this.#phase = state.phase
     const frames = { bytes: state.frames, references: state.references }
+    // They are put once more when it goes on: what can't be put is to be refused now.
+    this.#state.setReferences(frames.references)
     if (frames.bytes.length > 0) this.#next = { frames, continuation }
-    else this.#state.setReferences(frames.references)
-    context.since = state.since
+    const { since, monotonicNs } = state
+    if (since !== -1 && !(since >= 0 && since <= monotonicNs)) throw foreign('it waits from a time that is to come')
+    context.since = since
     area.take()
   }
 
@@ -194,7 +197,7 @@ export class CellCapture {
       CellState {
     const { context, executable } = this.#parts
     const frames = this.#frames!
-    const text = (bytes: Uint8Array): string => new TextDecoder().decode(bytes.subarray(0, -1))
+    const text = (bytes: Uint8Array): string => new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes.subarray(0, -1))
     return {
       version: CAPTURE_VERSION,
       memory: executable.memory === undefined ? undefined : takeImage(context.memory.memory, spare),

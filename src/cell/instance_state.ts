@@ -18,11 +18,11 @@ export class InstanceState {
   readonly #exports: Exports
   readonly #info: CaptureInfo
   readonly #area: SaveArea
-  readonly #imports: number
+  readonly #imports: () => number
   #imported: Map<unknown, number> | undefined
 
   /** `imports`: how many functions the guest imports. */
-  constructor(exports: Exports, info: CaptureInfo, area: SaveArea, imports: number) {
+  constructor(exports: Exports, info: CaptureInfo, area: SaveArea, imports: () => number) {
     this.#exports = exports
     this.#info = info
     this.#area = area
@@ -50,7 +50,9 @@ export class InstanceState {
     for (let table = 0; ; table++) {
       const found = this.#exports[`${CAPTURE_EXPORTS.table}${table}`] as WebAssembly.Table | undefined
       if (found === undefined) return images
-      images.push({ table, entries: Array.from({ length: found.length }, (_, i) => this.#indexOf(found.get(i), name)) })
+      const at = addressOf(found)
+      images.push({ table, entries: Array.from({ length: Number(found.length) }, (_, i) =>
+        this.#indexOf(found.get(at(i)), name)) })
     }
   }
 
@@ -60,8 +62,11 @@ export class InstanceState {
       if (found === undefined) throw foreign(`it has a table ${table}`)
       if (entries.length > TABLE_ENTRIES_MAX + TABLE_GROWTH_MAX) throw foreign(`a table has ${entries.length} entries`)
       try {
-        if (found.length < entries.length) found.grow(entries.length - found.length)
-        entries.forEach((index, i) => { found.set(i, this.#functionAt(index)) })
+        const at = addressOf(found)
+        const more = entries.length - Number(found.length)
+        // What is never null needs a value at once.
+        if (more > 0) found.grow(at(more), this.#functionAt(entries.at(-1)!))
+        entries.forEach((index, i) => { found.set(at(i), this.#functionAt(index)) })
       } catch (cause) {
         if (cause instanceof CellarError) throw cause
         throw foreign(`table ${table} can't be made`)
@@ -122,13 +127,18 @@ export class InstanceState {
   #indexOf(value: unknown, name: string): number | null {
     if (value === null || value === undefined) return null
     if (typeof value === 'function') {
-      this.#imported ??= new Map(Array.from({ length: this.#imports }, (_, i) => [this.#functionAt(i), i]))
+      this.#imported ??= new Map(Array.from({ length: this.#imports() }, (_, i) => [this.#functionAt(i), i]))
       const index = this.#imported.get(value) ?? Number(value.name)
       if (Number.isSafeInteger(index) && index >= 0 && index < this.#info.poll - 1 &&
         this.#functionAt(index) === value) return index
     }
     throw new CellarError('CAPTURE_IMPOSSIBLE', [name, 'it refers to something that is not its own'])
   }
+}
+
+// Where the library's types know no tables of 64-bit addresses.
+function addressOf({ length }: WebAssembly.Table): (index: number) => number {
+  return typeof length as unknown === 'bigint' ? (index) => BigInt(index) as unknown as number : (index) => index
 }
 
 function foreign(why: string): CellarError {

@@ -54,7 +54,7 @@ export class Captures {
     return mine
   }
 
-  /** Whether something is done with the guest's state: who waits for it (`alone`) while others wait may wait for ever. */
+  /** Whether something is done with its state: who waits for that (`alone`) while others wait may wait for ever. */
   isBusy(guest: Guest): boolean { return this.#last.has(guest) }
 
   /**

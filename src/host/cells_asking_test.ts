@@ -49,6 +49,18 @@ test('who asks without a host, and who waits when it goes, is told to try later'
   assert.equal(told.length, 2)
 })
 
+test('a guest that asks without end is told to try later, and the host hears no more of it; others are heard', () => {
+  const { asking, sent, told } = rig()
+  for (let serial = 1; serial <= 1000; serial++) {
+    asking.asked(1, { what: 'fork' }, serial)
+    if (told.length < serial) asking.told(sent.length, EINVAL)
+  }
+  assert.ok(sent.length < 200, `${sent.length} have reached the host`)
+  assert.deepEqual([told.length, told.at(-1)], [1000, [1, 1000, EAGAIN]])
+  asking.asked(2, { what: 'hibernate' }, 1)
+  assert.deepEqual(sent.at(-1), { asked: sent.length, id: 'g2', run: 7, what: 'hibernate' })
+})
+
 test('what a guest asked that is gone is nobody\'s any more', () => {
   const { asking, sent, told } = rig()
   asking.asked(3, { what: 'hibernate' }, 1)

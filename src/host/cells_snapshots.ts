@@ -17,7 +17,7 @@ import type { GuestLaunch } from './protocol.ts'
 const KNOWN_MS = 60_000
 /** How long what was read stays for others who start from it. */
 const READ_MS = 1000
-/** Chunks that nobody needs go so long after the last snapshot that was forgotten. */
+/** Chunks that nobody needs go so long after a snapshot was forgotten: what is forgotten until then goes together. */
 const COLLECT_MS = 1000
 /** What no host knows of is a crash's: it may be one that is being written, but not for so long. */
 const LEFT_MS_MAX = 24 * 3_600_000
@@ -36,6 +36,7 @@ export class Snapshots {
   #underWay = 0
   #waiting: (() => void)[] = []
   #collecting: NodeJS.Timeout | undefined
+  #collectsAgain = false
   /** The version of the host: what snapshots say that took them. */
   cellar = ''
 
@@ -71,11 +72,12 @@ export class Snapshots {
   }
 
   /** The snapshot that a guest goes on from. `before`: one of it that was read lately. Rejects with CellarError. */
-  async read({ module, memoryPagesMax }: Pick<GuestLaunch, 'module' | 'memoryPagesMax'>, digest: string, before?: Known):
-  Promise<ReadSnapshot> {
+  async read({ module, memoryPagesMax }: Pick<GuestLaunch, 'module' | 'memoryPagesMax'>, digest: string,
+    before?: { readonly known: Known; readonly spare: SharedArrayBuffer | undefined }): Promise<ReadSnapshot> {
     const key = `${digest} ${module} ${memoryPagesMax}`
     const reading = this.#reading.get(key) ??
-      this.inTurn(() => this.#store.read(digest, { module, pagesMax: memoryPagesMax }, before))
+      this.inTurn(() => this.#store.read(digest, { module, pagesMax: memoryPagesMax }, before?.known,
+        before?.spare))
     this.#reading.set(key, reading)
     try {
       return await reading
@@ -104,27 +106,43 @@ export class Snapshots {
     const cut = Date.now() - LEFT_MS_MAX
     this.#attempt(() => {
       for (const digest of this.#store.list()) {
-        if (!needed.has(digest) && this.#takenAt(digest) < cut) this.#store.remove(digest)
+        if (!needed.has(digest) && this.#cameAt(digest) < cut) this.#store.remove(digest)
       }
     })
     this.#collect()
   }
 
-  // One that can't be read is of no use to anybody.
-  #takenAt(digest: string): number {
+  // When it came here, not when it was taken: one that comes from elsewhere, and is nobody's yet, may be old. One that
+  // can't be read is of no use to anybody.
+  #cameAt(digest: string): number {
     try {
-      return this.#store.inspect(digest).meta.createdAt
+      this.#store.inspect(digest)
+      return this.#store.cameAt(digest) ?? -Infinity
     } catch (error) {
       if (!(error instanceof CellarError)) throw error
       return error.code === 'SNAPSHOT_NEWER' ? Infinity : -Infinity
     }
   }
 
+  // Not later, the more is removed: guests that sleep and wake would keep it from ever being done.
   #collect(): void {
-    clearTimeout(this.#collecting)
-    this.#collecting = setTimeout(() => {
-      void this.#store.collect().catch((error: unknown) => this.#complain(error))
-    }, COLLECT_MS).unref()
+    if (this.#collecting !== undefined) {
+      this.#collectsAgain = true
+      return
+    }
+    this.#collectsAgain = false
+    this.#collecting = setTimeout(() => void this.#collectNow(), COLLECT_MS).unref()
+  }
+
+  async #collectNow(): Promise<void> {
+    this.#collectsAgain = false
+    try {
+      await this.#store.collect()
+    } catch (error) {
+      this.#complain(error)
+    }
+    this.#collecting = undefined
+    if (this.#collectsAgain) this.#collect()
   }
 
   #attempt(work: () => void): void {

@@ -13,7 +13,7 @@ import type { GuestLaunch } from './protocol.ts'
 
 const DAY_MS = 86_400_000
 
-/** A store that writes nothing: what it was asked for. Snapshots by name, and when they were taken. */
+/** A store that writes nothing: what it was asked for. Snapshots by name, and when they came. All are old. */
 class FakeStore {
   readonly wrote: { meta: SnapshotMeta; known: Known | undefined }[] = []
   readonly taken = new Map<string, number | CellarError>()
@@ -33,8 +33,9 @@ class FakeStore {
   inspect(digest: string): object {
     const at = this.taken.get(digest)!
     if (at instanceof CellarError) throw at
-    return { meta: { createdAt: at } }
+    return { meta: { createdAt: 0 } }
   }
+  cameAt(digest: string): number | undefined { return this.taken.get(digest) as number }
   remove(digest: string): void { this.taken.delete(digest) }
   async collect(): Promise<number> { return ++this.collected }
 }
@@ -113,7 +114,7 @@ test('a snapshot that many start from at once is read once, and one that fails f
   for (const one of [1, 2].map(() => snapshots.read(launch, 'gone'))) await assert.rejects(one, { code: 'NOT_FOUND' })
 })
 
-test('keep removes what nobody needs and is old or damaged, and leaves what is new or newer', () => {
+test('keep removes what nobody needs and is here long or damaged, and leaves what has just come or is newer', () => {
   const { snapshots, store } = rig()
   const now = Date.now()
   store.taken.set('needed', now - 2 * DAY_MS).set('old', now - 2 * DAY_MS).set('young', now - DAY_MS / 2)
@@ -121,6 +122,22 @@ test('keep removes what nobody needs and is old or damaged, and leaves what is n
     .set('newer', new CellarError('SNAPSHOT_NEWER', ['x', 2, 1]))
   snapshots.keep(['needed', 'unknown'])
   assert.deepEqual(store.list(), ['needed', 'young', 'newer'])
+})
+
+test('chunks are freed while snapshots are removed without a pause, once at a time', async (context) => {
+  context.mock.timers.enable({ apis: ['setTimeout'] })
+  const { snapshots, store } = rig()
+  const { promise, resolve } = Promise.withResolvers<number>()
+  store.collect = () => (++store.collected, promise)
+  for (let i = 0; i < 30; i++) {
+    snapshots.remove(['a'])
+    context.mock.timers.tick(100)
+  }
+  assert.equal(store.collected, 1)
+  resolve(0)
+  await promise.then(() => {}).then(() => {}).then(() => {})
+  context.mock.timers.tick(10_000)
+  assert.equal(store.collected, 2, 'what was removed meanwhile is freed, too')
 })
 
 test('remove removes what it is given, and chunks once for many', async (context) => {

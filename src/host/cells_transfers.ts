@@ -39,7 +39,8 @@ export class CellTransfers {
   readonly #going = new Map<number, OutStream>()
   readonly #coming = new Map<number, Inflow>()
   /** The memory of the last snapshot of each program that came: the next is like it. */
-  readonly #before = new Map<string, { readonly known: Known; readonly timer: NodeJS.Timeout }>()
+  readonly #before = new Map<string, { readonly known: Known; readonly spare: SharedArrayBuffer | undefined
+    readonly timer: NodeJS.Timeout }>()
 
   constructor(parts: TransferParts) {
     this.#parts = parts
@@ -66,7 +67,11 @@ export class CellTransfers {
     const held = warm === undefined ? undefined : this.#hold(warm)
     void this.#answer(request, async () => {
       const { digest, missing } = await store.receive(flow, { durable })
-      if (warm !== undefined && missing.length === 0) void this.#prepare(warm, digest)
+      if (warm !== undefined && missing.length === 0) {
+        // Of the last, the source waits for nothing but that it is there; what it sends after another would wait here.
+        const prepared = this.#prepare(warm, digest)
+        if (!warm.isLast) await prepared
+      }
       return { snapshot: digest, missing }
     }, () => {
       this.#coming.delete(stream)
@@ -114,15 +119,16 @@ export class CellTransfers {
   // isn't as it was in the last one. Whether that succeeds is the start's to tell.
   async #prepare(warm: NonNullable<Receive['warm']>, digest: string): Promise<void> {
     const { modules, snapshots, compile } = this.#parts
-    const { module } = warm
-    const before = this.#before.get(module)
+    const { move } = warm
+    const before = this.#before.get(move)
     clearTimeout(before?.timer)
     try {
-      const [read, held] = await Promise.all([snapshots.read(warm, digest, before?.known), this.#hold(warm)])
-      this.#before.delete(module)
+      const [read, held] = await Promise.all([snapshots.read(warm, digest, before), this.#hold(warm)])
+      this.#before.delete(move)
       if (read.known !== undefined) {
-        this.#before.set(module, { known: read.known,
-          timer: setTimeout(() => this.#before.delete(module), KNOWN_MS).unref() })
+        // Rounds of a move are read into two buffers in turn: nobody starts from any but the last.
+        this.#before.set(move, { known: read.known, spare: before?.known.image.bytes,
+          timer: setTimeout(() => this.#before.delete(move), KNOWN_MS).unref() })
       }
       if (this.#before.size > KNOWN_MAX) this.#before.delete(this.#before.keys().next().value!)
       if (held === undefined) return

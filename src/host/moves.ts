@@ -13,7 +13,7 @@ import type { Lifecycle } from './lifecycle.ts'
 import { MigrateActions } from './migrate_actions.ts'
 import { MigrationIncoming } from './migration_incoming.ts'
 import type { Operations } from './operations.ts'
-import type { IncomingMoves, Operator } from './operator.ts'
+import type { IncomingMoves, MoveOffer, Operator } from './operator.ts'
 import type { Paths } from './paths.ts'
 import { checkLimited } from './permissions.ts'
 import type { Processes } from './processes.ts'
@@ -70,7 +70,8 @@ export class Moves {
     this.incoming = {
       offer: async (project, move, offer, by) => {
         checkLimited(offer.spec, undefined, by)
-        return await coming.offer(project, move, offer)
+        // Names of images are all projects': who is limited to one gives none away.
+        return await coming.offer(project, move, by.project === undefined ? offer : this.#withKnownImage(offer))
       },
       module: (...of) => coming.module(...of), snapshot: (...of) => coming.snapshot(...of),
       activate: (...of) => coming.activate(...of), drop: (...of) => coming.drop(...of),
@@ -102,6 +103,12 @@ export class Moves {
       throw new CellarError('ADMISSION_REFUSED', [row.name, 'room', '1 guest', `0 of ${GUESTS_MAX}`])
     }
     guests.check(row, undefined)
+  }
+
+  // Its image by name if that is what it is called here already, else by digest.
+  #withKnownImage(offer: MoveOffer): MoveOffer {
+    const { spec, module } = offer
+    return this.#imageOf(spec.image)?.module === module ? offer : { ...offer, spec: { ...spec, image: module } }
   }
 
   #imageOf(reference: string): { readonly digest: string; readonly module: string } | undefined {

@@ -162,11 +162,14 @@ export type ToProcess =
     readonly transmit: string; readonly request: number; readonly stream: number
     readonly chunks?: readonly string[] | undefined; readonly without?: string | undefined
   }
-  /** Takes one from the stream. `warm`: what will soon run it. Answered by `transferred`, then the stream's eof. */
+  /**
+   * Takes one from the stream. `warm`: what will soon run it, from this one (`isLast`) or from one that follows.
+   * Answered by `transferred`, then the stream's eof.
+   */
   | {
     readonly receive: number; readonly stream: number; readonly durable: boolean
-    readonly warm?: Pick<GuestLaunch, 'module' | 'memoryPagesMax' | 'stubs' | 'calls' | 'deterministic' | 'unbounded'>
-      | undefined
+    readonly warm?: Pick<GuestLaunch, 'module' | 'memoryPagesMax' | 'stubs' | 'calls' | 'deterministic' | 'unbounded'> &
+      { readonly move: string; readonly isLast: boolean } | undefined
   }
   /** The answer to `asked`: an errno, 0 if it was done; `value`: of a fork, the number of children. */
   | { readonly told: number; readonly errno: number; readonly value?: number }

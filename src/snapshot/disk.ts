@@ -80,6 +80,17 @@ export class Folder {
     return file !== undefined
   }
 
+  /** When a file was written, in milliseconds since 1970; undefined if there is none. */
+  writtenAt(name: string): number | undefined {
+    const file = this.open(name)
+    if (file === undefined) return undefined
+    try {
+      return fstatSync(file.fd).mtimeMs
+    } finally {
+      closeSync(file.fd)
+    }
+  }
+
   /** Begins a file. */
   create(): NewFile { return this.attempt(() => new NewFile(this)) }
 

@@ -32,6 +32,8 @@ const PACK_CHUNKS_MAX = 2048
 const TRIES_MAX = 8
 
 const LOOKS = 3
+/** Times SNAPSHOT_CHUNKS_MAX: several who write at once may pass it, not by so much. */
+const MALICE = 2
 
 /** Endings of packs, and of those that are being removed. */
 export const PACK = '.pack'
@@ -60,9 +62,11 @@ export class Packs {
   readonly #places = new Map<string, Place[]>()
   // Files that are no packs of ours: not looked at again.
   readonly #others = new Set<string>()
+  readonly #chunksMax: number
 
-  constructor(folder: Folder) {
+  constructor(folder: Folder, chunksMax = SNAPSHOT_CHUNKS_MAX) {
     this.#folder = folder
+    this.#chunksMax = chunksMax
   }
 
   /** Looks what there is in the folder. Throws HOST_STATE_UNUSABLE if there is too much. */
@@ -128,8 +132,13 @@ export class Packs {
   /** Begins a pack. */
   draft(): Draft { return new Draft(this.#folder.create()) }
 
-  /** Gives drafts that are finished their names: from now on they are found. */
+  /** Gives drafts that are finished their names: from now on they are found. Throws ADMISSION_REFUSED: none is then. */
   publish(drafts: readonly Draft[], synced: boolean): void {
+    const more = new Set(drafts.flatMap(({ rows }) => rows.map((row) => row.hash))).difference(this.#places).size
+    if (more > 0 && this.#places.size + more > this.#chunksMax) {
+      const left = `${Math.max(0, this.#chunksMax - this.#places.size)} of ${this.#chunksMax}`
+      throw new CellarError('ADMISSION_REFUSED', ['a snapshot', 'room', `${more} chunks`, left])
+    }
     for (const draft of drafts) {
       const file = randomBytes(16).toString('hex') + PACK
       draft.keep(file)
@@ -249,8 +258,9 @@ export class Packs {
       if (others === undefined) this.#places.set(hash, [place])
       else others.push(place)
     }
-    if (this.#places.size > SNAPSHOT_CHUNKS_MAX) {
-      const why = `it has more than ${SNAPSHOT_CHUNKS_MAX} chunks`
+    // Who writes stops before that, or what there is could be neither read nor freed: so much is somebody's malice.
+    if (this.#places.size > this.#chunksMax * MALICE) {
+      const why = `it has more than ${this.#chunksMax * MALICE} chunks`
       throw new CellarError('HOST_STATE_UNUSABLE', [this.#folder.path, why])
     }
   }

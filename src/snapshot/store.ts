@@ -97,9 +97,10 @@ export class SnapshotStore {
 
   /**
    * A snapshot, whole and verified. `known`: as if it had just been written. `before`: what was read or written lately:
-   * pages of it aren't read again. Throws NOT_FOUND, SNAPSHOT_DAMAGED, SNAPSHOT_FOREIGN, SNAPSHOT_NEWER.
+   * pages of it aren't read again. `spare`: memory of an image that nobody needs any more. Throws NOT_FOUND,
+   * SNAPSHOT_DAMAGED, SNAPSHOT_FOREIGN, SNAPSHOT_NEWER.
    */
-  async read(digest: string, expected: Expected = {}, before?: Known):
+  async read(digest: string, expected: Expected = {}, before?: Known, spare?: SharedArrayBuffer):
   Promise<{ meta: SnapshotMeta; state: CellState; known: Known | undefined }> {
     const snapshot = this.inspect(digest)
     const { meta, state, chunks } = snapshot
@@ -108,7 +109,8 @@ export class SnapshotStore {
     const hashes = chunks.map((one) => one.hash)
     const lost = this.#packs.absent(hashes)
     if (lost !== undefined) throw new CellarError('SNAPSHOT_DAMAGED', [digest, `chunk ${lost} isn't there`])
-    const bytes = new SharedArrayBuffer(chunks.length * CHUNK_BYTES)
+    const needed = chunks.length * CHUNK_BYTES
+    const bytes = spare !== undefined && spare.byteLength >= needed ? spare : new SharedArrayBuffer(needed)
     const slots = hashes.map((hash, slot) => ({ hash, slot }))
     const [bad] = await this.#packs.unpack(before === undefined ? slots : copyKnown(slots, before, bytes), bytes)
     if (bad !== undefined) throw new CellarError('SNAPSHOT_DAMAGED', [digest, `chunk ${bad} isn't there, or is wrong`])
@@ -133,6 +135,11 @@ export class SnapshotStore {
   }
 
   has(digest: string): boolean { return isDigest(digest) && this.#folder.has(fileOf(digest)) }
+
+  /** Since when a snapshot is here, in milliseconds since 1970; undefined if it isn't. */
+  cameAt(digest: string): number | undefined {
+    return isDigest(digest) ? this.#folder.writtenAt(fileOf(digest)) : undefined
+  }
 
   /** Removes a snapshot; what only it refers to goes with the next `collect`. False if it isn't there. */
   remove(digest: string): boolean { return isDigest(digest) && this.#folder.remove(fileOf(digest)) }

@@ -2,6 +2,7 @@
 
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
+import { hash } from 'node:crypto'
 import {
   appendFileSync, chmodSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, symlinkSync,
   truncateSync, writeFileSync,
@@ -41,6 +42,44 @@ test('what is read is what was written', async () => {
   }
   assert.deepEqual(rig.store.list(), [digest])
   assert.equal(rig.again().has(digest), true)
+})
+
+test('a project whose snapshots have too many chunks keeps no more, and reads and frees what it has', async () => {
+  using rig = newStore()
+  const few = (): Packs => new Packs(new Folder(rig.path), 3)
+  const put = async (packs: Packs, content: Record<number, 'random'>): Promise<string[]> => {
+    const { bytes, present } = memoryOf(8, content)
+    const hashes = [...present].map((page, slot) => hash('sha256', Buffer.from(bytes, slot * CHUNK_BYTES, CHUNK_BYTES)))
+    const drafts = await packs.pack(hashes.map((hash, slot) => ({ hash, slot })), bytes)
+    try {
+      await Promise.all(drafts.map((draft) => draft.finish(false)))
+      packs.publish(drafts, false)
+      return hashes
+    } finally {
+      for (const draft of drafts) draft[Symbol.dispose]()
+    }
+  }
+  const [packs, other] = [few(), few()]
+  const hashes = await put(packs, { 0: 'random', 1: 'random' })
+  await assert.rejects(put(packs, { 0: 'random', 1: 'random' }), { code: 'ADMISSION_REFUSED' })
+  assert.equal(rig.files('.pack').length, 1)
+  // Two who write at once may have brought more together.
+  hashes.push(...await put(other, { 0: 'random', 1: 'random' }))
+  const third = few()
+  assert.equal(third.absent(hashes), undefined)
+  assert.deepEqual(await third.lacking(hashes), [])
+  await rig.store.collect()
+  assert.deepEqual(rig.files('.pack'), [])
+})
+
+test('cameAt tells since when a snapshot is here, whenever it was taken', async () => {
+  using rig = newStore()
+  const began = Date.now()
+  const { digest } = await rig.store.write({ ...metaOf(), createdAt: 1 }, stateOf(undefined), SOFT)
+  const cameAt = rig.store.cameAt(digest)!
+  assert.ok(cameAt > began - 1000 && cameAt < Date.now() + 1000)
+  rig.store.remove(digest)
+  assert.equal(rig.store.cameAt(digest), undefined)
 })
 
 test('a state without a memory, or with an empty one, comes back', async () => {

@@ -26,6 +26,7 @@ import { localTypes, writeCaptured } from './captured_body.ts'
 import type { FramePlan, PlanContext } from './frame_plan.ts'
 import { Planner } from './planner.ts'
 import { ModuleTypes, type Keep } from './module_types.ts'
+import { Uncapturable } from './uncapturable.ts'
 import {
   frameFunction, keepExceptionFunction, keepFunction, keepTagFunction, pollFunction, type AddedCode,
 } from './save_area.ts'
@@ -48,6 +49,8 @@ export type Dropped = { readonly opcode: number; readonly segment: number; reado
 
 /** A body that is smaller isn't worth a check at its entry: the stack's depth bounds what runs unchecked. */
 const ENTRY_CHECK_BYTES = 1024
+/** What goes on has loops twice, and V8 takes no larger function than of 7.6 MB. */
+const LOOP_BYTES_MAX = 5_000_000
 
 /** Functions that are added, in the order of their indices; a body may be made later. */
 export class AddedFunctions {
@@ -79,6 +82,7 @@ export class Capture implements BodyTranslator, PlanContext {
   readonly #hasTailCalls: boolean
   readonly #keeps = new Map<number, number>()
   readonly #plain = new Map<string, { index: number; opcode: number; a: number; b: number }>()
+  readonly #plainIndices = new Set<number>()
   readonly #tags = new Map<number, number>()
   readonly #frames = new Map<number | undefined, number>()
   #exception: number | undefined
@@ -114,14 +118,17 @@ export class Capture implements BodyTranslator, PlanContext {
     const index = this.types.importedFunctions + f
     const entryCheck = needsEntryCheck(this.#calls.checks[f] !== 0, end - start, this.#hasTailCalls)
     const plan = this.#planner.plan(index, reader, entryCheck, localTypes(reader, this.types))
+    const before = splice.out.length
     this.checks += writeCaptured(reader, splice, this.parts, plan, index)
+    const growth = (splice.out.length - before) / (end - start)
+    if (plan.loopBytes * growth > LOOP_BYTES_MAX) throw new Uncapturable(index, 'has loops in too many others')
   }
 
   unwinds(index: number): boolean {
     const f = index - this.types.importedFunctions
     if (f < 0) return true
     if (f < this.#calls.unwinds.length) return this.#calls.unwinds[f] !== 0
-    return !this.#plain.values().some((one) => one.index === index)
+    return !this.#plainIndices.has(index)
   }
 
   helperOf(reader: BodyReader, constant: number): number {
@@ -142,6 +149,7 @@ export class Capture implements BodyTranslator, PlanContext {
     if (found === undefined) {
       found = { index: this.added.add(this.#plainCode(opcode, a, b)), opcode, a, b }
       this.#plain.set(key, found)
+      this.#plainIndices.add(found.index)
     }
     return found.index
   }

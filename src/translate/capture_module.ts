@@ -15,7 +15,7 @@ import { HOLDS_TABLE_CHANGE, HOLDS_TAIL_CALL, type Calls } from './calls.ts'
 import { AddedFunctions, Capture } from './capture.ts'
 import { bitsOf, CAPTURE_SECTION, encodeInfo } from './capture_info.ts'
 import { CAPTURE_EXPORTS, CONTROL_MEMORY, LEFT, YIELD, YIELD_TABLE } from './added_names.ts'
-import { KEEP_EXCEPTION, KEEP_EXTERN, KEEP_FUNC } from './module_types.ts'
+import { KEEP_EXCEPTION, KEEP_EXTERN, KEEP_FUNC, type ModuleTypes } from './module_types.ts'
 import { CONTROL_FRAMES, CONTROL_PAGES, CONTROL_POINTER, CONTROL_STATE } from './control_words.ts'
 import { loadOf, loadWord, storeOf, storeWord, type AddedCode } from './save_area.ts'
 import type { Places, Translated } from './translate.ts'
@@ -32,13 +32,15 @@ export function captureCode(module: Module, calls: Calls, places: Places, unboun
   const hasTailCalls = calls.holds.some((held) => (held & HOLDS_TAIL_CALL) !== 0)
   const capture = new Capture(module, { calls, bulk, added, hasTailCalls, places: { control: places.memory,
     yields: places.yield, functions: places.yield + 1, tables: places.table + 1, globals: places.fuel } })
+  const changesTables = calls.holds.some((held) => (held & HOLDS_TABLE_CHANGE) !== 0)
+  if (changesTables) checkTables(capture.types)
   const code = translateBodies(module, capture)
   capture.finish()
   const ends = addEnds(module, capture, places)
   const info = encodeInfo({
     poll: capture.parts.poll, yieldTable: places.table,
     referenceTables: capture.keepsReferences ? places.table + 1 : undefined,
-    changesTables: calls.holds.some((held) => (held & HOLDS_TABLE_CHANGE) !== 0), hasTailCalls,
+    changesTables, hasTailCalls,
     referenceGlobals: capture.types.globals.flatMap(({ type, mutable }, i) => mutable && type >= REFERENCE ? [i] : []),
     unwinds: bitsOf(calls.unwinds), checks: bitsOf(calls.checks),
     helpers: bulk.helpers, plain: capture.plain,
@@ -46,6 +48,15 @@ export function captureCode(module: Module, calls: Calls, places: Places, unboun
   const bytes = assemble(module, additions(module, capture, places, ends), code,
     { name: CAPTURE_SECTION, content: info })
   return { bytes, checks: capture.checks }
+}
+
+// JavaScript reads and writes them (cell/instance_state.ts), and knows functions by their indices.
+function checkTables(types: ModuleTypes): void {
+  types.tables.forEach(({ type }, i) => {
+    const title = types.values.nameOf(type)
+    const keep = types.keepOf(types.values.of(title.replace(/^\(ref (?!null )/, '(ref null ')))
+    if (keep !== KEEP_FUNC && keep !== KEEP_EXTERN) throw new Uncapturable(-1, `table ${i} holds values of type ${title}`)
+  })
 }
 
 /** Functions to be exported, by name. */

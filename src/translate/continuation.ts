@@ -59,6 +59,9 @@ export type ContinuationSource = {
   readonly names?: ReadonlyMap<number, string>
 }
 
+/** Code of a continuation, which grows with the sites that the stack stands at, and the size of their functions. */
+const CODE_BYTES_MAX = 64 * 1024 * 1024
+
 /** Makes the module that goes on from these frames. Throws BadFrames. */
 export function continuationOf(source: ContinuationSource, frames: readonly Frame[]): Uint8Array<ArrayBuffer> {
   return new Builder(source).build(distinct(frames))
@@ -82,6 +85,9 @@ class Builder implements PlanContext {
   readonly #newTypes = new Map<string, number>()
   readonly #typeBytes: number[][] = []
   readonly #added = new Map<string, number>()
+  readonly #plain: ReadonlyMap<string, number>
+  readonly #plainIndices: ReadonlySet<number>
+  #codeBytes = 0
   // The local that has the address of the frame, of the function that is being made.
   #base = 0
   readonly #codes: { type: number; body: ArrayLike<number> }[] = []
@@ -95,14 +101,16 @@ class Builder implements PlanContext {
     this.#names = names
     this.#hasExterns = hasExterns
     this.types = new ModuleTypes(module)
+    this.#plain = new Map(info.plain.map(({ opcode, a, b, index }) => [plainKey(opcode, a, b), index]))
+    this.#plainIndices = new Set(info.plain.map(({ index }) => index))
     this.#control = memoriesOf(module).length
     const guest = this.types.tables.length
     const references = info.referenceTables === undefined ? 0 : 2
     this.#tables = { guest, references, own: guest + 1 + references }
     this.#bulk = new BulkHelpers(module, () => { throw new BadFrames('a bulk instruction has no function') },
       { check: [], piece: [] }, true)
-    this.#planner = new Planner(this, true)
-    this.#helperPlanner = new Planner(withoutHelpers(this), true)
+    this.#planner = new Planner(this)
+    this.#helperPlanner = new Planner(withoutHelpers(this))
   }
 
   build(frames: readonly Frame[]): Uint8Array<ArrayBuffer> {
@@ -125,7 +133,7 @@ class Builder implements PlanContext {
     const f = index - this.types.importedFunctions
     if (f < 0) return true
     if (f < this.#module.functionCount) return hasBit(this.#info.unwinds, f)
-    return !this.#info.plain.some((one) => one.index === index)
+    return !this.#plainIndices.has(index)
   }
 
   helperOf(reader: BodyReader, constant: number): number {
@@ -140,8 +148,7 @@ class Builder implements PlanContext {
   }
 
   plainOf({ opcode, slots }: BodyReader): number {
-    const key = plainKey(opcode, slots[0]! >>> 0, slots[1]! >>> 0)
-    return this.#info.plain.find((one) => plainKey(one.opcode, one.a, one.b) === key)?.index ?? -1
+    return this.#plain.get(plainKey(opcode, slots[0]! >>> 0, slots[1]! >>> 0)) ?? -1
   }
 
   // ---- where the code of the frames is
@@ -292,6 +299,8 @@ class Builder implements PlanContext {
       this.#restore(out, plan, frame.site, base)
       new ContinuationBody(reader, out, this.#parts(), plan, frame.func).write(frame.site, frame.here)
     }
+    this.#codeBytes += out.length
+    if (this.#codeBytes > CODE_BYTES_MAX) throw new BadFrames('what goes on with it would be too large')
     return out.written()
   }
 

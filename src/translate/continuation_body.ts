@@ -17,7 +17,8 @@ import type { BodyReader } from '../wasm/body.ts'
 import type { BodyWriter } from '../wasm/body_writer.ts'
 import { OPCODE_END, opcodeOf } from '../wasm/opcodes.ts'
 import { Reader } from '../wasm/reader.ts'
-import { SITE_CALL, SITE_LOOP, type FramePlan, type Site } from './frame_plan.ts'
+import { BadFrames } from './frames.ts'
+import { SITE_CALL, SITE_LOOP, type FramePlan, type OpenBlock, type Site } from './frame_plan.ts'
 import type { ModuleTypes, Signature } from './module_types.ts'
 import { tempKey } from './operand_stack.ts'
 import { writeCheck, writeTee, type SiteParts } from './site_code.ts'
@@ -48,7 +49,11 @@ export class ContinuationBody {
   readonly #plan: FramePlan
   readonly #index: number
   readonly #path: Block[] = []
+  // How many blocks of the path are loops, up to each of them.
+  readonly #loops: number[] = []
   #functionEnd = 0
+  // Where the operands of each open block begin, the function's own first.
+  readonly #bases: number[] = []
 
   /** `reader` has the body of function `index` open. */
   constructor(reader: BodyReader, out: BodyWriter, parts: ContinuationParts, plan: FramePlan, index: number) {
@@ -62,8 +67,18 @@ export class ContinuationBody {
   /** Writes what follows the site, up to the function's `end`. The kept locals have their values. */
   write(number: number, here: boolean): void {
     const site = this.#plan.sites[number]!
+    for (let block: OpenBlock | undefined = site.within; block !== undefined; block = block.outer) {
+      this.#bases.push(block.base)
+    }
+    this.#bases.reverse()
     this.#findPath(site)
-    this.#level(-1, site, number, here)
+    const last = this.#path.length - 1
+    for (let level = -1; level <= last; level++) this.#enter(level, site)
+    let start = this.#enterSite(site, number, here)
+    for (let level = last; level >= -1; level--) {
+      this.#rest(this.#path[level], level, start, level === last ? 0 : 1)
+      start = this.#path[level]?.endAt ?? start
+    }
   }
 
   // ---- the blocks around the site
@@ -72,7 +87,6 @@ export class ContinuationBody {
     const reader = this.#reader
     const open: Block[] = []
     let path: Block[] | undefined
-    this.#path.length = 0
     reader.seek(reader.codeStart)
     while (reader.next()) {
       const { opcode, at } = reader
@@ -94,26 +108,18 @@ export class ContinuationBody {
         if (block.armEnd === 0) block.armEnd = at
       }
     }
-    this.#path.push(...path ?? [])
+    for (const block of path ?? []) {
+      this.#loops.push((this.#loops.at(-1) ?? 0) + (block.opcode === LOOP ? 1 : 0))
+      this.#path.push(block)
+    }
   }
 
   // Level -1 is the function; level i the i-th block of the path.
-  #level(level: number, site: Site, number: number, here: boolean): void {
+  #enter(level: number, site: Site): void {
     const block = this.#path[level]
     if (block !== undefined) this.#begin(block, level, site)
-    const isLast = level === this.#path.length - 1
-    const bases = site.bases
-    const from = bases[level + 1]!
-    for (let i = from; i < (isLast ? site.height : bases[level + 2]!); i++) this.#operand(site.operands[i]!, i)
-    let start: number
-    let depth = 0
-    if (isLast) start = this.#enterSite(site, number, here)
-    else {
-      this.#level(level + 1, site, number, here)
-      start = this.#path[level + 1]!.endAt
-      depth = 1
-    }
-    this.#rest(block, level, start, depth)
+    const end = level === this.#path.length - 1 ? site.height : this.#bases[level + 2]!
+    for (let i = this.#bases[level + 1]!; i < end; i++) this.#operand(site.operands[i]!, i)
   }
 
   #begin({ opcode, signature, isHandler, at }: Block, level: number, site: Site): void {
@@ -196,12 +202,10 @@ export class ContinuationBody {
   #range(from: number, to: number, level: number, depth: number, more: number): void {
     const reader = this.#reader
     const { sites, tees, replacements } = this.#plan
-    let tee = tees.findIndex(({ after }) => after > from)
-    let site = sites.findIndex(({ after }) => after > from)
-    let replacement = replacements.findIndex(({ at }) => at >= from)
-    if (tee < 0) tee = tees.length
-    if (site < 0) site = sites.length
-    if (replacement < 0) replacement = replacements.length
+    let tee = firstOf(tees, ({ after }) => after > from)
+    let site = firstOf(sites, ({ after }) => after > from)
+    let replacement = firstOf(replacements, ({ at }) => at >= from)
+    if (this.#out.length > FUNCTION_BYTES_MAX) throw new BadFrames('a function of it has loops in too many others')
     reader.seek(from)
     while (reader.end < to && reader.next()) {
       const { opcode, end } = reader
@@ -274,10 +278,19 @@ export class ContinuationBody {
   #label(label: number, level: number, depth: number, more: number): number {
     if (label < depth) return label
     const target = level - (label - depth)
-    let added = more
-    for (let i = level; i > target; i--) if (this.#path[i]?.opcode === LOOP) added++
-    return label + added
+    return label + more + (this.#loops[level] ?? 0) - (this.#loops[target] ?? 0)
   }
+}
+
+// Of an ascending list, where what is so begins.
+function firstOf<T>(list: readonly T[], isSo: (one: T) => boolean): number {
+  let [low, high] = [0, list.length]
+  while (low < high) {
+    const middle = low + high >> 1
+    if (isSo(list[middle]!)) high = middle
+    else low = middle + 1
+  }
+  return low
 }
 
 // Where the number of clauses begins: LEB128 before the first clause.
@@ -286,6 +299,9 @@ function countAt({ bytes, slots }: BodyReader): number {
   while ((bytes[at - 1]! & 0x80) !== 0) at--
   return at
 }
+
+/** V8's limit. Functions that come near it aren't captured (capture.ts). */
+const FUNCTION_BYTES_MAX = 7_654_321
 
 const CATCH_ALL_CLAUSE = 2
 const BLOCK = opcodeOf('block')

@@ -54,12 +54,15 @@ export type Site = {
    * Handlers around it that throw again what they have caught, by the number of blocks around their tries; it is kept,
    * too, behind all else.
    */
-  readonly handlers: readonly number[]
+  handlers: readonly number[]
   /** How many blocks are around it, the function's own included. */
   readonly depth: number
-  /** Where the operands of each open block begin, the function's own first, if the planner was asked for it. */
-  readonly bases: readonly number[]
+  /** The innermost block around it. */
+  readonly within: OpenBlock
 }
+
+/** A block: where its operands begin on the stack, and the block around it. */
+export type OpenBlock = { readonly base: number; readonly outer: OpenBlock | undefined }
 
 /** Behind `after`, the topmost operands are put into these locals, too; the first is of the lowest. */
 export type Tee = { readonly after: number; readonly locals: readonly number[] }
@@ -75,4 +78,6 @@ export type FramePlan = {
   readonly temps: ReadonlyMap<number, number>
   readonly parameters: number; readonly declared: number
   readonly results: readonly number[]
+  /** Bytes of the loops around a site, at most: its continuation has them twice (continuation_body.ts). */
+  readonly loopBytes: number
 }

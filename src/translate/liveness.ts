@@ -49,7 +49,7 @@ export class Liveness {
   sites = new Uint32Array(1024)
 
   get words(): number { return this.#words }
-  get size(): number { return this.#events.length / 3 }
+  get size(): number { return this.#events.length / 3 + this.#labels.length }
 
   begin(): void {
     this.#events.length = 0

@@ -21,8 +21,9 @@ export class OperandStack {
   readonly #groups: (Group | undefined)[] = []
   // What an operand can be had from again: a local, or -1 - offset of a constant; NOWHERE.
   readonly #again: number[] = []
-  // How many operands can be had from a local, by local.
+  // The topmost operand that can be had from a local, by local, and the next one below an operand; NOWHERE.
   readonly #copies: number[] = []
+  readonly #copyBelow: number[] = []
   // Operands below this can be had.
   #teed = 0
   #temps = new Map<number, number>()
@@ -51,7 +52,7 @@ export class OperandStack {
   dropTo(height: number): void {
     while (this.height > height) {
       const local = this.#again[--this.height]!
-      if (local >= 0) this.#copies[local]!--
+      if (local >= 0) this.#copies[local] = this.#copyBelow[this.height]!
     }
     if (this.#teed > height) this.#teed = height
   }
@@ -69,7 +70,8 @@ export class OperandStack {
   pushLocal(local: number, after: number): void {
     this.#push(this.locals[local]!, after, undefined)
     this.#again[this.height - 1] = local
-    this.#copies[local] = (this.#copies[local] ?? 0) + 1
+    this.#copyBelow[this.height - 1] = this.#copies[local] ?? NOWHERE
+    this.#copies[local] = this.height - 1
   }
 
   pushAll(types: readonly number[], after: number): void {
@@ -99,19 +101,22 @@ export class OperandStack {
 
   /** From here on operands that were copies of the local are no more. */
   isSet(local: number): void {
-    for (let i = this.height - 1; i >= 0 && (this.#copies[local] ?? 0) > 0; i--) {
-      if (this.#again[i] === local) this.#forget(i, local)
-    }
+    for (let i = this.#copies[local] ?? NOWHERE; i !== NOWHERE; i = this.#copyBelow[i]!) this.#forget(i)
+    this.#copies[local] = NOWHERE
   }
 
   /** A loop begins: in it, what is set later comes before what is read. */
   forgetCopies(): void {
-    for (let i = 0; i < this.height; i++) if (this.#again[i]! >= 0) this.#forget(i, this.#again[i]!)
+    for (let i = 0; i < this.height; i++) {
+      const local = this.#again[i]!
+      if (local < 0) continue
+      this.#forget(i)
+      this.#copies[local] = NOWHERE
+    }
   }
 
-  #forget(i: number, local: number): void {
+  #forget(i: number): void {
     this.#again[i] = NOWHERE
-    this.#copies[local]!--
     if (this.#teed > i) this.#teed = i
   }
 

@@ -19,11 +19,17 @@ const GAP_BYTES_MAX = 128 * 1024
 /** What plans of one function may come to: beyond it, its translation would take too long, or be too large. */
 const WORK_MAX = 30_000_000
 const SAVED_MAX = 1_000_000
+/** And plans of a module: its translation would be large. Compilers' code comes to less than one for each byte. */
+const MODULE_SAVED_MAX = 4_000_000
+const MODULE_SAVED_PER_BYTE = 4
 
 type Control = {
-  kind: number; base: number; signature: Signature; hasCatch: boolean
+  kind: number; readonly base: number; readonly outer: Control | undefined; readonly signature: Signature
+  hasCatch: boolean
   /** Of a try_table: where its labels are (liveness.ts). */
   labels: number
+  /** Where its code begins, and what the dearest loops in each other come to that it holds. */
+  readonly start: number; loopBytes: number
 }
 
 /** Makes plans; one object serves all functions of a module. */
@@ -35,16 +41,20 @@ export class Planner {
   #sites: Site[] = []
   #replacements: Replacement[] = []
   #savedTotal = 0
+  #loopBytes = 0
   #function = 0
-  #handlersOpen = 0
-  // Of sites that are in handlers: those of their tries.
-  #handling: { readonly handlers: number[]; readonly control: Control; readonly level: number }[] = []
+  // In all functions.
+  #savedInModule = 0
+  // All handlers, outer ones first; the innermost that is open; sites that are in one.
+  #handlers: Handler[] = []
+  #handler: Handler | undefined
+  #handling: { readonly site: Site; readonly handler: Handler }[] = []
+  // By local: the last of all sites that keep it, counted over all functions.
+  readonly #keptAt: number[] = []
+  #siteCount = 0
 
-  readonly #wantsBases: boolean
-
-  constructor(context: PlanContext, wantsBases = false) {
+  constructor(context: PlanContext) {
     this.#context = context
-    this.#wantsBases = wantsBases
   }
 
   /** The plan of function `index`, whose body is opened in `reader`. Throws Uncapturable. */
@@ -61,20 +71,22 @@ export class Planner {
     this.#stack.begin(parts.locals)
     this.#sites = []
     this.#replacements = []
+    this.#handlers = []
     this.#handling = []
-    this.#handlersOpen = 0
+    this.#handler = undefined
     this.#savedTotal = 0
     this.#controls.length = 0
     this.#liveness.begin()
-    this.#controls.push({ kind: EVENT.block, base: 0, signature: { params: [], results: parts.results },
-      hasCatch: false, labels: 0 })
+    this.#controls.push({ kind: EVENT.block, base: 0, outer: undefined, signature: { params: [], results: parts.results },
+      hasCatch: false, labels: 0, start: reader.codeStart, loopBytes: 0 })
+    this.#loopBytes = 0
     if (parts.entryCheck) this.#addSite(SITE_ENTRY, reader.codeStart, reader.codeStart, [])
     this.#walk(reader)
-    for (const { handlers, control, level } of this.#handling) if (control.kind === RETHROWN) handlers.push(level)
+    this.#keepCaught()
     const { locals, tees, temps } = this.#stack
     tees.sort((a, b) => a.after - b.after)
     this.#keep(parts.locals.length)
-    return { sites: this.#sites, tees, replacements: this.#replacements, locals, temps,
+    return { sites: this.#sites, tees, replacements: this.#replacements, locals, temps, loopBytes: this.#loopBytes,
       parameters: parts.parameters, declared: parts.locals.length, results: parts.results }
   }
 
@@ -125,17 +137,12 @@ export class Planner {
     const operands = this.#stack.keepAll()
     const height = operands.length
     const results = this.#stack.pushResults(resultTypes)
-    const handlers: number[] = []
-    if (this.#handlersOpen > 0) {
-      this.#controls.forEach((control, level) => {
-        if (control.hasCatch) this.#handling.push({ handlers, control, level })
-      })
-    }
-    this.#savedTotal += height + results.length
-    if (this.#savedTotal > SAVED_MAX) throw this.#cannot('is too large')
+    this.#count(height + results.length)
     this.#liveness.add(EVENT.site, this.#sites.length)
-    this.#sites.push({ kind, at, after, height, results, resultTypes, operands, saved: [], size: 0, handlers,
-      depth: this.#controls.length, bases: this.#wantsBases ? this.#controls.map(({ base }) => base) : [] })
+    const site: Site = { kind, at, after, height, results, resultTypes, operands, saved: [], size: 0, handlers: NONE,
+      depth: this.#controls.length, within: this.#top }
+    this.#sites.push(site)
+    if (this.#handler !== undefined) this.#handling.push({ site, handler: this.#handler })
   }
 
   #cannot(why: string): Uncapturable {
@@ -323,7 +330,10 @@ export class Planner {
       case CATCH: case CATCH_ALL: {
         const control = this.#top
         liveness.add(EVENT.catch, 0, control.hasCatch ? 0 : 1)
-        if (!control.hasCatch) this.#handlersOpen++
+        if (!control.hasCatch) {
+          this.#handler = { control, level: this.#controls.length - 1, outer: this.#handler, caught: NONE }
+          this.#handlers.push(this.#handler)
+        }
         control.hasCatch = true
         this.#stack.dropTo(control.base)
         if (opcode === CATCH) this.#stack.pushAll(types.signature(types.tags[slots[0]!]!).params, reader.end)
@@ -331,8 +341,14 @@ export class Planner {
       }
       default: { // end, delegate
         const control = this.#controls.pop()!
-        if (control.hasCatch) this.#handlersOpen--
-        if (this.#controls.length === 0) return GOES_ON
+        if (control.hasCatch) this.#handler = this.#handler?.outer
+        const loopBytes = control.loopBytes + (control.kind === EVENT.loop ? reader.end - control.start : 0)
+        const { outer } = control
+        if (outer === undefined) {
+          this.#loopBytes = loopBytes
+          return GOES_ON
+        }
+        outer.loopBytes = Math.max(outer.loopBytes, loopBytes)
         liveness.add(EVENT.end, control.kind === RETHROWN ? EVENT.try : control.kind, control.labels)
         this.#stack.dropTo(control.base)
         this.#stack.pushAll(control.signature.results, reader.end)
@@ -343,7 +359,8 @@ export class Planner {
 
   #open(reader: BodyReader, kind: number, signature: Signature, labels: number): typeof GOES_ON | typeof CHECKS {
     const base = this.#stack.height - signature.params.length
-    this.#controls.push({ kind, base, signature, hasCatch: false, labels })
+    this.#controls.push({ kind, base, outer: this.#top, signature, hasCatch: false, labels, start: reader.at,
+      loopBytes: 0 })
     if (kind !== EVENT.loop) return GOES_ON
     // Its parameters are others in each round.
     this.#stack.dropTo(base)
@@ -355,6 +372,27 @@ export class Planner {
 
   // ---- what the sites keep
 
+  #keepCaught(): void {
+    for (const handler of this.#handlers) {
+      const outer = handler.outer?.caught ?? NONE
+      handler.caught = handler.control.kind === RETHROWN ? [...outer, handler.level] : outer
+    }
+    for (const { site, handler } of this.#handling) {
+      site.handlers = handler.caught
+      this.#count(handler.caught.length)
+    }
+  }
+
+  // Throws Uncapturable if it is too much: for one function, or for all so far.
+  #count(saved: number): void {
+    this.#savedTotal += saved
+    this.#savedInModule += saved
+    if (this.#savedTotal > SAVED_MAX) throw this.#cannot('is too large')
+    if (this.#savedInModule > MODULE_SAVED_MAX + MODULE_SAVED_PER_BYTE * this.#context.types.module.bytes.length) {
+      throw new Uncapturable(-1, 'its stack would take too much code to keep')
+    }
+  }
+
   #keep(declared: number): void {
     const sites = this.#sites
     if (sites.length === 0) return
@@ -364,6 +402,7 @@ export class Planner {
     liveness.solve(declared, sites.length)
     sites.forEach((site, i) => {
       const saved: number[][] = Array.from({ length: KEEPS }, () => [])
+      const count = ++this.#siteCount
       for (let w = 0; w < words; w++) {
         let bits = liveness.sites[i * words + w]!
         while (bits !== 0) {
@@ -376,7 +415,9 @@ export class Planner {
       for (const local of site.operands) {
         // A copy of a local that is live is kept as that.
         const isKept = local < declared && (liveness.sites[i * words + (local >>> 5)]! >>> (local & 31) & 1) === 1
-        if (local >= 0 && !isKept && !saved[this.#keepOf(local)]!.includes(local)) this.#save(saved, local)
+        if (local < 0 || isKept || this.#keptAt[local] === count) continue
+        this.#keptAt[local] = count
+        this.#save(saved, local)
       }
       for (const local of site.results) this.#save(saved, local)
       site.saved = saved
@@ -398,10 +439,16 @@ export class Planner {
 
   #save(saved: number[][], local: number): void {
     const keep = this.#keepOf(local)
-    if (++this.#savedTotal > SAVED_MAX) throw this.#cannot('is too large')
+    this.#count(1)
     saved[keep]!.push(local)
   }
 }
+
+/** A handler: how many blocks are around its try, the handler around it, and which of these throw again (`level`s). */
+type Handler = {
+  readonly control: Control; readonly level: number; readonly outer: Handler | undefined; caught: readonly number[]
+}
+const NONE: readonly number[] = []
 
 const GOES_ON = 0
 const LEAVES = 1

@@ -79,6 +79,7 @@ test('a guest moves over TLS to a host that is known by its fingerprint, with a 
   writeFileSync(token, (body as { token: string }).token)
   const [, fingerprint] = /=(.*)/.exec(spawnSync('openssl', ['x509', '-noout', '-fingerprint', '-sha256', '-in',
     join(folder, 'cert')]).stdout.toString().trim())!
+  await to.api('DELETE', '/v1/images/ticker')
   await startTicker(from)
   const { nonce } = await count(from)
   const refused = await from.cellar(['migrate', 'web', '--to', url, '--token-file', token])
@@ -87,6 +88,8 @@ test('a guest moves over TLS to a host that is known by its fingerprint, with a 
   assert.equal((await one(from))?.phase, 'running')
   await from.ok(['migrate', 'web', '--to', url, '--token-file', token, '--fingerprint', fingerprint!])
   assert.equal((await count(to)).nonce, nonce)
+  // Names of images are all projects': who is limited to one gives none.
+  assert.doesNotMatch(await to.ok(['image', 'ls']), /ticker/)
 })
 
 type Refused = readonly [what: string, spec: Record<string, unknown>, prepare: () => Promise<unknown>, why: RegExp]

@@ -169,7 +169,9 @@ function capturable(prepared: Module, translator: Translator, sums: Totals): Mad
     } catch (error) {
       if (error instanceof Untreatable && !unbounded) continue
       if (error instanceof WebAssembly.CompileError) return `the translated module is not valid: ${error.message}`
-      if (!(error instanceof Uncapturable)) return `the translator threw ${error instanceof Error ? error.stack : error}`
+      if (!(error instanceof Uncapturable)) {
+        return `the translator threw ${error instanceof Error ? error.stack : error}`
+      }
       sums.uncapturable.set(error.why, (sums.uncapturable.get(error.why) ?? 0) + 1)
     }
   }

@@ -1,4 +1,4 @@
-// cell/capture_test_support.ts: runs a program that is stopped again and again, and goes on from what was left of it.
+// tests/captured_program.ts: runs a program that is stopped again and again, and goes on from what was left of it.
 //
 // It goes on in place, or *anew*: by a new cell, which gets a copy of the state that no memory is shared with, as from
 // a file. The program's checks are counted in its turn; a check at which it is due stops it.
@@ -7,15 +7,15 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import wabt from 'wabt'
-import { nullConsole } from '../services/console/console.ts'
-import { OwnTurn } from '../wasi/p1/own_turn.ts'
-import type { Cell, Origin, Outcome } from './cell.ts'
-import { Continuations } from './continuations.ts'
-import type { Executable } from './executable.ts'
-import { loadHypercalls } from './hypercalls.ts'
-import type { Console, Grants, Pcpu } from './pcpu.ts'
-import { loadPreemptible } from './preemptible.ts'
-import type { CellState } from './state.ts'
+import { nullConsole } from '../src/services/console/console.ts'
+import { OwnTurn } from '../src/wasi/p1/own_turn.ts'
+import type { Cell, Origin, Outcome } from '../src/cell/cell.ts'
+import { Continuations } from '../src/cell/continuations.ts'
+import type { Executable } from '../src/cell/executable.ts'
+import { loadHypercalls } from '../src/cell/hypercalls.ts'
+import type { Console, Grants, Pcpu } from '../src/cell/pcpu.ts'
+import { loadPreemptible } from '../src/cell/preemptible.ts'
+import type { CellState } from '../src/cell/state.ts'
 
 /** A program in a folder that goes with `using`: its code is read again to go on with it. */
 export type Program = { readonly executable: Executable; readonly path: string } & Disposable
@@ -23,14 +23,9 @@ export type Program = { readonly executable: Executable; readonly path: string }
 /** The program that a text describes, made to be captured. */
 export async function programOf(text: string, stubs: readonly string[] = []): Promise<Program> {
   using parsed = disposable((await wabt()).parseWat('guest.wat', text, FEATURES))
-  return await programOfBytes(parsed.value.toBinary({}).buffer, stubs)
-}
-
-/** As programOf, of a module. */
-export async function programOfBytes(bytes: Uint8Array, stubs: readonly string[] = []): Promise<Program> {
   const folder = mkdtempSync(join(tmpdir(), 'cellar-captured-'))
   const path = join(folder, 'guest.wasm')
-  writeFileSync(path, bytes)
+  writeFileSync(path, parsed.value.toBinary({}).buffer)
   const executable = await captureLoaded(path, stubs)
   return { executable, path, [Symbol.dispose]: () => rmSync(folder, { recursive: true }) }
 }
