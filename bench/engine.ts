@@ -29,7 +29,7 @@ const WARM = 3
 const KILLED = { kind: 'signal', signal: 9 } as const
 const META: SnapshotMeta = { kind: 'cell', module: `sha256:${'0'.repeat(64)}`, guest: 'engine', spec: null, createdAt: 0,
   cellar: '0' }
-// The engine's stdio has a buffer, and tells nothing of it before the end of a program.
+// The engine reads until its buffer is full, or its input ends.
 const ANSWERS = `print('ready')
 for (let line; (line = std.in.getline()) !== null;) print('answer', JSON.stringify(answer(line)))
 `
@@ -134,6 +134,7 @@ class Engines implements Disposable {
   async answerOf(state?: NonNullable<Member['from']>['state']): Promise<void> {
     const { id, said, ended } = this.start(state)
     this.stack.input(id, new TextEncoder().encode('a: [1, 2, 3]\n'))
+    this.stack.input(id, null)
     await said('answer')
     this.#listeners.delete(id)
     this.stack.stop(id, KILLED)

@@ -34,6 +34,8 @@ export type CaptureRules = {
   readonly anew: boolean
   /** Who is checked as often goes around for good. */
   readonly checksMax?: number
+  /** Changes frames: for tests of who is to find out. */
+  change?(bytes: Uint8Array): void
 }
 
 /** What happened: how often it went on, in the same instance and in new ones; how often it couldn't be captured. */
@@ -163,6 +165,7 @@ export class CapturedInstance {
 
   #goOn({ bytes, funcs, externs }: Taken): () => void {
     const { program, counts, rules, control } = this.#parts
+    rules.change?.(bytes)
     const frames = framesOf(bytes)
     counts.frames += this.#depth = frames.length
     this.#times++

@@ -24,7 +24,7 @@ export type Count = {
 }
 
 /** Of nothing yet. */
-export function noCount(): Count {
+function noCount(): Count {
   return { modules: 0, passed: 0, failed: 0, skipped: 0, yields: 0, pauses: 0, here: 0, anew: 0, frames: 0, shared: 0,
     entered: 0, direct: 0 }
 }

@@ -5,9 +5,10 @@
 // SUITE is a checkout of WebAssembly/testsuite, which stays outside this repository. Without the argument it is
 // CELLAR_SPEC_TESTSUITE or .cache/spec-testsuite. wast_converter.ts says what else is needed to convert all of it.
 // Each script is run as it is and then in each mode (MODES), in which guests leave their pCPU at each check, at some,
-// or never. A difference is a line and makes the exit status 1. Then come the constructs that the translator refuses
-// (such modules run unbounded, or prepared only), a line for each mode, and the totals. --verbose also tells where V8
-// itself differs from the suite.
+// or never, or are captured at some and go on in the same instance or in another. A difference is a line and makes the
+// exit status 1. Then come the constructs that the translator refuses (such modules run unbounded, or prepared only),
+// why modules can't be captured (they run preempted), a line for each mode, and the totals. --verbose also tells where
+// V8 itself differs from the suite.
 
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
@@ -84,7 +85,8 @@ export function addReport(sum: Report, report: Report): void {
 }
 
 /** The lines that sum up; the last is the totals. */
-export function summary({ counts, refusals, untreatable, uncapturable, v8, failures }: Report, scripts: number): string[] {
+export function summary(report: Report, scripts: number): string[] {
+  const { counts, refusals, untreatable, uncapturable, v8, failures } = report
   const { decoder, v8: validator, converter, nobody, prepared } = refusals
   return [
     `malformed or invalid modules: ${converter} refused by the converter, ${decoder} by our decoder, ` +

@@ -90,7 +90,8 @@ test('a script comes to the same in every mode, whatever yields', async () => {
   assert.deepEqual([...counts.keys()], [UNTRANSLATED, ...MODES.map(({ name }) => name)])
   for (const [mode, { modules, passed, failed, skipped, yields, pauses }] of counts) {
     assert.deepEqual({ modules, passed, failed, skipped }, { modules: 8, passed: 28, failed: 0, skipped: 0 }, mode)
-    const isNever = mode === UNTRANSLATED || mode.endsWith('never')
+    const isCaptured = mode.startsWith('captured')
+    const isNever = mode === UNTRANSLATED || mode.endsWith('never') || isCaptured
     assert.equal(yields > 0, !isNever, mode)
     assert.equal(pauses, mode.includes('7th') ? Math.floor(yields / 7) : yields, mode)
   }
@@ -223,6 +224,53 @@ test('a translator that breaks is a difference', async () => {
   assert.deepEqual((await failuresWith(broken))[0], 'own.wast:1 broken: error: TypeError: oh; untranslated ok')
 })
 
+test('a guest that is captured goes on in the same instance, and in others if nobody else has to do with its own',
+  async () => {
+    const { counts, failures } = await run(KERNELS, MODES.filter(({ name }) => name.startsWith('captured')))
+    assert.deepEqual(failures, [])
+    for (const [mode, { here, anew, entered, direct }] of counts) {
+      if (mode === UNTRANSLATED) continue
+      const [most, none] = mode.endsWith('anew') ? [anew, here] : [here, anew]
+      assert.ok(most > 50 && none === 0, `${mode}: ${here} in place, ${anew} anew`)
+      assert.deepEqual({ entered, direct }, { entered: 80, direct: 0 })
+    }
+  })
+
+// Two modules whose functions call each other: the stack of both can't be left.
+const LINKED = `(module $a
+  (func $spin (export "spin") (param $n i32) (result i32)
+    (loop $l (br_if $l (local.tee $n (i32.sub (local.get $n) (i32.const 1)))))
+    (i32.const 5)))
+(register "a" $a)
+(module
+  (import "a" "spin" (func $spin (param i32) (result i32)))
+  (func (export "both") (result i32) (i32.add (call $spin (i32.const 40)) (call $spin (i32.const 30)))))
+(assert_return (invoke "both") (i32.const 10))
+(assert_return (invoke $a "spin" (i32.const 40)) (i32.const 5))`
+
+test('a stack that modules share is not captured, and neither leaves its instance', async () => {
+  const { counts, failures } = await run(LINKED,
+    [{ ...MODES[1]!, name: 'captured', capture: { nth: 2, anew: true } }])
+  assert.deepEqual(failures, [])
+  const { here, anew, shared } = counts.get('captured')!
+  assert.ok(here > 5 && anew === 0 && shared > 20, `${here} in place, ${anew} anew, ${shared} shared`)
+})
+
+test('what goes on with something that was lost is a difference', async () => {
+  // The local that is read last is another one's.
+  const text = `(module (func $f (param i32) (result i32) (local $i i32)
+      (loop $l (br_if $l (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 9))))
+      (local.get 0))
+    (func (export "double") (param i32) (result i32)
+      (i32.mul (i32.const 2) (call $f (local.get 0)))))
+    (assert_return (invoke "double" (i32.const 4)) (i32.const 8))`
+  const capture = { nth: 2, anew: false }
+  const mode: Mode = { ...MODES[1]!, name: 'captured', nth: 2, capture }
+  assert.deepEqual((await run(text, [mode])).failures, [])
+  const forgets = { ...mode, capture: { ...capture, change: (bytes: Uint8Array) => bytes.fill(0, 0, 4) } }
+  assert.match((await run(text, [forgets])).failures.join(), /captured: returned i32 0/)
+})
+
 test('a yield that nobody asked for is a difference', async () => {
   const loops = instead(`(module (func (export "double") (param i32) (result i32)
     (loop $l (br_if $l (local.tee 0 (i32.sub (local.get 0) (i32.const 1)))))
@@ -267,7 +315,8 @@ test('reports add up, and the last line is the totals', async () => {
   const sum = emptyReport()
   for (const text of [DOUBLE, DOUBLE]) addReport(sum, await run(text, MODES.slice(0, 1)))
   assert.deepEqual(sum.counts.get(UNTRANSLATED),
-    { modules: 2, passed: 4, failed: 0, skipped: 0, yields: 0, pauses: 0 })
+    { modules: 2, passed: 4, failed: 0, skipped: 0, yields: 0, pauses: 0, here: 0, anew: 0, frames: 0, shared: 0,
+      entered: 0, direct: 0 })
   assert.equal(summary(sum, 2).at(-1), '2 scripts, 0 differences, 0 faults of V8')
 })
 

@@ -7,7 +7,8 @@
 //   - a check is met in each round of a loop, or one in four, if the word is set, and none while it isn't;
 //   - fuel is consumed alike, however it is given out, at each call of the host and at each end;
 //   - loops, cycles of calls and long bulk instructions have checks, and branch hints are at branches;
-//   - every body is read to its end, and is the same when it is written again.
+//   - every body is read to its end, and is the same when it is written again;
+//   - what is captured meanwhile goes on as if nothing had been, in the same instance and in new ones.
 // The first difference ends the run with exit code 1 and says how to replay it; --keep goes on with the next seed, and
 // --functions makes the modules smaller (others: the seed's numbers then mean something else). V8's flags may stand
 // before the file: --no-liftoff, for what its optimising compiler makes of it.
@@ -173,6 +174,7 @@ function capturable(prepared: Module, translator: Translator, sums: Totals): Mad
         return `the translator threw ${error instanceof Error ? error.stack : error}`
       }
       sums.uncapturable.set(error.why, (sums.uncapturable.get(error.why) ?? 0) + 1)
+      return undefined
     }
   }
   return undefined

@@ -20,6 +20,8 @@ test('random modules do translated what they do untranslated, in every mode', as
     assert.equal(await differenceOf({ seed }, sums), undefined, `node tests/fuzz/differential.ts --seed ${seed}`)
   }
   assert.equal(sums.overflows, 0)
+  const { here, anew } = sums.captures
+  assert.ok(here > 10 * SEEDS && anew > 10 * SEEDS, `it went on ${here} times in place, and ${anew} times anew`)
   assert.ok(sums.invalid < SEEDS / 20, `${sums.invalid} modules are not valid`)
   assert.ok(sums.trapped < sums.calls / 2, `${sums.trapped} of ${sums.calls} calls trap: the others show more`)
 })
@@ -41,6 +43,7 @@ const I32_CONST = opcodeOf('i32.const')
 const I32_ADD = opcodeOf('i32.add')
 const I32_SUB = opcodeOf('i32.sub')
 const GLOBAL_GET = opcodeOf('global.get')
+const I64_STORE = opcodeOf('i64.store')
 
 const BROKEN: Record<string, readonly [mode: string, Translator]> = {
   'subtracts instead of adding': ['preempt', broken(() => (reader, out) => {
@@ -55,6 +58,11 @@ const BROKEN: Record<string, readonly [mode: string, Translator]> = {
     const yields = importsOf(module, 'func').length + module.functionCount
     if (reader.opcode === CALL && reader.slots[0] === yields) out.opcode(NOP)
     else out.instruction(reader)
+  })],
+  'forgets where a value of a frame is': ['captured', broken(() => (reader, out) => {
+    // In what keeps values: all that stores in the control memory behind an address.
+    if (reader.opcode === I64_STORE && reader.slots[1] === 8) reader.slots[1] = 0
+    out.instruction(reader)
   })],
   'counts an instruction too much': ['fuel', broken((module) => {
     const fuel = importsOf(module, 'global').length + module.globalCount
