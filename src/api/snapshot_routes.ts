@@ -183,11 +183,14 @@ function wanted({ count, names }: z.output<typeof FORK_BODY>):
 
 /**
  * On a Unix socket the other host sees our own user, not who asks: only who may do everything here is let through so.
- * Throws FORBIDDEN.
+ * And who is limited to a project, as its guests are, isn't to reach what listens on this machine. Throws FORBIDDEN.
  */
 function permitAddress({ actor, body: { to, token } }: Ask<unknown, z.output<typeof MIGRATE_BODY>>): void {
   const isOurs = to.startsWith('unix:') && token === undefined
-  if (!isOurs || (actor.scope === 'admin' && actor.project === undefined)) return
+  if (actor.project !== undefined && !to.startsWith('https:')) {
+    throw new CellarError('FORBIDDEN', [actor.name, 'move a guest to a host on this machine'])
+  }
+  if (!isOurs || actor.scope === 'admin') return
   throw new CellarError('FORBIDDEN',
     [actor.name, 'use a host on a Unix socket without a token: that needs scope admin'])
 }

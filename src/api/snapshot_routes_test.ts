@@ -158,8 +158,18 @@ test("only who may do everything lets this host's own user speak for it on anoth
   const move = (token: string, body: object): Response | Promise<Response> =>
     ask(`${GUESTS}/web/migrate`, sending('POST', { to: 'unix:/run/b/host.sock', ...body }, token))
   for (const token of ['writer', 'limited']) assert.equal(await refused(move(token, {}), 403), 'FORBIDDEN')
-  await told(move('limited', { token: 'x' }), 202)
+  await told(move('writer', { token: 'x' }), 202)
   await told(move('admin', {}), 202)
+})
+
+test('who is limited to a project moves guests over TLS only: what listens on this machine is out of reach', async () => {
+  const { ask } = await made()
+  const move = (to: string): Response | Promise<Response> =>
+    ask(`${GUESTS}/web/migrate`, sending('POST', { to, token: 'x' }, 'limited'))
+  for (const to of ['unix:/run/b/host.sock', 'http://127.0.0.1:7070']) {
+    assert.equal(await refused(move(to), 403), 'FORBIDDEN', to)
+  }
+  await told(move('https://b.example.com'), 202)
 })
 
 test('who may only read, or only touch another project, changes nothing by these verbs', async () => {

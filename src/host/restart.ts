@@ -69,7 +69,7 @@ function isHopeless(outcome: GuestEnd['outcome']): boolean {
     (ERRORS[outcome.code as ErrorCode].exit === 126 || HOPELESS.test(outcome.code))
 }
 
-const HOPELESS = /^MEMORY_BELOW_MINIMUM$|^SNAPSHOT_/
+const HOPELESS = /^MEMORY_BELOW_MINIMUM$|^SNAPSHOT_|^NOT_FOUND$/
 
 // A process says it: the code may be none of ours.
 function failureText(code: string, values: readonly unknown[]): string {

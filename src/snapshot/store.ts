@@ -11,6 +11,7 @@ import { Buffer } from 'node:buffer'
 import { hash } from 'node:crypto'
 import { setImmediate as otherWork } from 'node:timers/promises'
 import { CellarError } from '../base/errors.ts'
+import { formatSize } from '../base/units.ts'
 import { SNAPSHOT_BYTES_MAX } from '../base/limits.ts'
 import { CAPTURE_VERSION, type CellState, type MemoryImage } from '../cell/state.ts'
 import { isDigest } from '../image/reference.ts'
@@ -110,7 +111,7 @@ export class SnapshotStore {
     const lost = this.#packs.absent(hashes)
     if (lost !== undefined) throw new CellarError('SNAPSHOT_DAMAGED', [digest, `chunk ${lost} isn't there`])
     const needed = chunks.length * CHUNK_BYTES
-    const bytes = spare !== undefined && spare.byteLength >= needed ? spare : new SharedArrayBuffer(needed)
+    const bytes = spare !== undefined && spare.byteLength >= needed ? spare : roomFor(needed, digest)
     const slots = hashes.map((hash, slot) => ({ hash, slot }))
     const [bad] = await this.#packs.unpack(before === undefined ? slots : copyKnown(slots, before, bytes), bytes)
     if (bad !== undefined) throw new CellarError('SNAPSHOT_DAMAGED', [digest, `chunk ${bad} isn't there, or is wrong`])
@@ -260,6 +261,15 @@ async function hashesOf(memory: MemoryImage, known: Known | undefined): Promise<
   await crew.run(job)
   slots.forEach((slot, row) => { hashes[slot] = hashAt(job, row) })
   return hashes
+}
+
+// What a machine has too little memory for isn't the process's end.
+function roomFor(bytes: number, digest: string): SharedArrayBuffer {
+  try {
+    return new SharedArrayBuffer(bytes)
+  } catch (cause) {
+    throw new CellarError('MEMORY_UNAVAILABLE', [digest, formatSize(bytes)], { cause })
+  }
 }
 
 // Copies what is there already: what is left to be read.
