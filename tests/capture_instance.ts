@@ -191,7 +191,8 @@ export class CapturedInstance {
     const key = distinct(frames).map(keyOf).join()
     let made = this.#continuations.get(key)
     if (made === undefined) {
-      made = new WebAssembly.Module(named(continuationOf({ module, info, hypercalls: [], hasExterns: true }, frames), this.#name))
+      const bytes = continuationOf({ module, info, hypercalls: [], hasExterns: true }, frames)
+      made = new WebAssembly.Module(named(bytes, this.#name))
       this.#continuations.set(key, made)
     }
     return made

@@ -70,6 +70,19 @@ export async function runStopped(
   return await run.all(grants, { stdin: nullConsole, stdout: nullConsole, stderr: nullConsole, ...console })
 }
 
+/** Runs a program to its n-th check, and gives it up there: what goes on from it. */
+export async function originOf(pcpu: Pcpu, executable: Executable, nth: number, grants: Grants): Promise<Origin> {
+  const stopped = Promise.withResolvers<Origin>()
+  const stop = new Error('stopped')
+  await runStopped(pcpu, executable, { nth, most: 1, anew: true, change: (state) => {
+    stopped.resolve({ state, continuation: continuations.of(executable, state.frames) })
+    throw stop
+  } }, { grants }).then(() => stopped.reject(new Error('it has ended before')), (error: unknown) => {
+    if (error !== stop) stopped.reject(error)
+  })
+  return await stopped.promise
+}
+
 class StoppedRun {
   readonly #pcpu: Pcpu
   readonly #executable: Executable

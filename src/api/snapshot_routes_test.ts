@@ -162,7 +162,7 @@ test("only who may do everything lets this host's own user speak for it on anoth
   await told(move('admin', {}), 202)
 })
 
-test('who is limited to a project moves guests over TLS only: what listens on this machine is out of reach', async () => {
+test('who is limited to a project moves guests over TLS only, and reaches nothing on this machine', async () => {
   const { ask } = await made()
   const move = (to: string): Response | Promise<Response> =>
     ask(`${GUESTS}/web/migrate`, sending('POST', { to, token: 'x' }, 'limited'))

@@ -90,6 +90,7 @@ export class Cell {
   #fuelGiven = 0
   #startedAt = 0
   #endedAt = 0
+  readonly #area: SaveArea | undefined
   readonly #capture: CellCapture | undefined
 
   /**
@@ -101,7 +102,7 @@ export class Cell {
     const memory = createMemory(executable, parts.memoryPagesMax)
     const context = new Context({ ...parts, memory: new GuestMemory(memory) })
     this.context = context
-    const area = executable.capture?.can === true ? new SaveArea(parts.control()) : undefined
+    const area = this.#area = executable.capture?.can === true ? new SaveArea(parts.control()) : undefined
     const gate = this.#instantiateGate(parts, area)
     // Names are the guest's choice: without prototypes, none of them is one that JavaScript knows.
     const imports: Record<string, Record<string, WebAssembly.ImportValue>> = Object.create(null)
@@ -177,6 +178,7 @@ export class Cell {
     if (context.end !== undefined) throw new Error('stopped')
     this.#startedAt ||= nowNs()
     turn.enter()
+    this.#area?.clear()
     try {
       return await enter()
     } finally {

@@ -169,7 +169,9 @@ export class CellCapture {
     if (left === undefined) return
     this.#left = undefined
     const { name } = this.#parts.executable
-    if (!this.#state.hasNoExterns(left.externs)) throw new CellarError('CAPTURE_IMPOSSIBLE', [name, 'it refers to something of the host'])
+    if (!this.#state.hasNoExterns(left.externs)) {
+      throw new CellarError('CAPTURE_IMPOSSIBLE', [name, 'it refers to something of the host'])
+    }
     this.#frames = { bytes: left.bytes, references: this.#state.references(left.funcs, name) }
   }
 
@@ -197,7 +199,8 @@ export class CellCapture {
       CellState {
     const { context, executable } = this.#parts
     const frames = this.#frames!
-    const text = (bytes: Uint8Array): string => new TextDecoder('utf-8', { ignoreBOM: true }).decode(bytes.subarray(0, -1))
+    const decoder = new TextDecoder('utf-8', { ignoreBOM: true })
+    const text = (bytes: Uint8Array): string => decoder.decode(bytes.subarray(0, -1))
     return {
       version: CAPTURE_VERSION,
       memory: executable.memory === undefined ? undefined : takeImage(context.memory.memory, spare),

@@ -9,19 +9,22 @@ import { CellarError } from '../base/errors.ts'
 import { CAPTURE_EXPORTS, CONTROL_MEMORY, YIELD_TABLE } from '../translate/added_names.ts'
 import { continuationOf, CONTINUATION } from '../translate/continuation.ts'
 import { BadFrames, distinct, framesOf, keyOf } from '../translate/frames.ts'
+import { HYPERCALLS } from '../wasi/cellar/table.ts'
 import { decodeModule } from '../wasm/decode.ts'
 import type { Module } from '../wasm/module.ts'
 import { decodeNames } from '../wasm/names.ts'
 import type { Executable } from './executable.ts'
 import { checkProgram, prepareProgram, readProgram } from './program.ts'
 
-/** Modules of guests, and continuations of each, that are kept. */
+/** Modules of guests, and continuations of each, that are kept: so many, of so many bytes. */
 const MODULES_MAX = 4
 const CONTINUATIONS_MAX = 64
+const CONTINUATION_BYTES_MAX = 32 * 1024 * 1024
 
 type Known = {
-  readonly module: Module; readonly names: ReadonlyMap<number, string>; readonly made: Map<string, WebAssembly.Module>
+  readonly module: Module; readonly names: ReadonlyMap<number, string>; readonly made: Map<string, Made>; bytes: number
 }
+type Made = { readonly continuation: WebAssembly.Module; readonly bytes: number }
 
 /** The continuations of the cells of a process. */
 export class Continuations {
@@ -38,11 +41,19 @@ export class Continuations {
       if (made === undefined) {
         const { capture, hypercalls } = executable
         if (capture?.can !== true) throw new BadFrames('its program can\'t be captured here')
-        made = new WebAssembly.Module(continuationOf({ ...known, info: capture.info, hypercalls }, frames))
-        if (known.made.size >= CONTINUATIONS_MAX) known.made.delete(known.made.keys().next().value!)
+        const bytes = continuationOf({ ...known, info: capture.info,
+          hypercalls: hypercalls.map((name) => ({ name, module: HYPERCALLS[name].module })) }, frames)
+        made = { continuation: new WebAssembly.Module(bytes), bytes: bytes.length }
+        known.bytes += bytes.length
       } else known.made.delete(key)
       known.made.set(key, made)
-      return made
+      for (const [oldest, { bytes }] of known.made) {
+        const isFull = known.made.size > CONTINUATIONS_MAX || known.bytes > CONTINUATION_BYTES_MAX
+        if (!isFull || oldest === key) break
+        known.made.delete(oldest)
+        known.bytes -= bytes
+      }
+      return made.continuation
     } catch (cause) {
       if (!(cause instanceof BadFrames) && !(cause instanceof WebAssembly.CompileError)) throw cause
       throw new CellarError('SNAPSHOT_FOREIGN', [`its stack isn't one of this program's: ${cause.message}`], { cause })
@@ -58,7 +69,7 @@ export class Continuations {
       const file = readProgram(source.path)
       checkProgram(file, source.rules)
       const module = decodeModule(prepareProgram(file).prepared.bytes)
-      known = { module, names: decodeNames(module).functions, made: new Map() }
+      known = { module, names: decodeNames(module).functions, made: new Map(), bytes: 0 }
     }
     this.#known.set(executable, known)
     if (this.#known.size > MODULES_MAX) this.#known.delete(this.#known.keys().next().value!)

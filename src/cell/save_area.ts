@@ -5,7 +5,8 @@
 // stack too deep for the area), of which nobody hears in time: so each vCPU that goes on clears it first.
 
 import {
-  CONTROL_BASE, CONTROL_EXTERNS, CONTROL_FRAMES, CONTROL_FUNCS, CONTROL_ORIGIN, CONTROL_POINTER, CONTROL_STATE, UNWINDING,
+  CONTROL_BASE, CONTROL_EXTERNS, CONTROL_FRAMES, CONTROL_FUNCS, CONTROL_ORIGIN, CONTROL_POINTER, CONTROL_STATE,
+  UNWINDING,
 } from '../translate/control_words.ts'
 
 /** The word that translated code looks at (alarm.ts). */

@@ -18,7 +18,7 @@ export type MemoryImage = {
   readonly bytes: SharedArrayBuffer
 }
 
-/** A table as far as it may differ from what instantiation makes of it; functions by index, null where there is none. */
+/** A table, as it may differ from what instantiation makes of it: functions by index, null where there is none. */
 export type TableImage = { readonly table: number; readonly entries: readonly (number | null)[] }
 
 /** A stopped cell. */

@@ -52,7 +52,8 @@ export function newGuest(launch: GuestLaunch, console: GuestConsole, sockets: So
     launch, console, sockets, life: newGrant({ id, name, event: from?.event, number: from?.number }),
     terms: termsOf(launch.terms), held: undefined, hasQuotas: false, number: undefined, signal: undefined,
     counts: new Uint32Array(new SharedArrayBuffer(HYPERCALL_NAMES.length * 4)), startedAt: undefined, startedMs: 0,
-    by: undefined, isPaused: false, isHeld: false, isReleased: false, work: Promise.resolve(), known: undefined, spare: undefined,
+    by: undefined, isPaused: false, isHeld: false, isReleased: false, work: Promise.resolve(),
+    known: undefined, spare: undefined,
   }
 }
 

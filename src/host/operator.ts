@@ -82,7 +82,8 @@ export type ImageView = {
 }
 export type OperationView = {
   readonly id: string
-  readonly kind: 'image.pull' | 'image.push' | 'snapshot.pull' | 'snapshot.push' | 'guest.migrate' | 'volume.clone' | 'volume.delete' | 'project.delete'
+  readonly kind: 'image.pull' | 'image.push' | 'snapshot.pull' | 'snapshot.push' | 'guest.migrate' | 'volume.clone' |
+    'volume.delete' | 'project.delete'
   readonly target: string; readonly status: 'running' | 'done' | 'failed' | 'cancelled'
   readonly stage: string; readonly progress?: { readonly done: number; readonly total: number; readonly unit: string }
   readonly error?: Problem | undefined; readonly result?: unknown
@@ -197,8 +198,8 @@ export interface Operator {
   snapshotGuest(project: string, name: string, options: { name?: string | undefined; stop?: boolean | undefined },
     by: Actor): Promise<SnapshotView>
   /** Copies of it as it is now, each a guest with a name (NAME-1 …) and ports of its own. */
-  forkGuest(project: string, name: string, options: { count: number; names?: readonly string[] | undefined }, by: Actor):
-  Promise<GuestView[]>
+  forkGuest(project: string, name: string, options: { count: number; names?: readonly string[] | undefined },
+    by: Actor): Promise<GuestView[]>
   /** Saves it and frees its memory until something comes for it. */
   hibernateGuest(project: string, name: string, by: Actor): Promise<GuestView>
   /** Moves it to another host while it runs. `to`: the address of that host's API, `token` to be let in there. */

@@ -212,7 +212,8 @@ export type FromProcess =
   }
   /** `missing`: chunks that it has to have and wasn't sent; with none the snapshot is kept. */
   | {
-    readonly transferred: number; readonly snapshot?: string | undefined; readonly missing?: readonly string[] | undefined
+    readonly transferred: number; readonly snapshot?: string | undefined
+    readonly missing?: readonly string[] | undefined
     readonly error?: { readonly code: string; readonly values: readonly unknown[] } | undefined
   }
   /** Something for the log: a health check that fails, a worker that died. */

@@ -51,8 +51,8 @@ export type ContinuationSource = {
   /** The prepared module. */
   readonly module: Module
   readonly info: CaptureInfo
-  /** The names of hypercalls by their numbers in frames of the gate. */
-  readonly hypercalls: readonly string[]
+  /** The imports that are hypercalls, by their numbers in frames of the gate. */
+  readonly hypercalls: readonly { readonly module: string; readonly name: string }[]
   /** The host's references may be other than null. Default: they aren't, and are as they begin. */
   readonly hasExterns?: boolean
   /** The guest's names of functions, for traps. */
@@ -74,7 +74,7 @@ class Builder implements PlanContext {
   readonly types: ModuleTypes
   readonly #module: Module
   readonly #info: CaptureInfo
-  readonly #hypercalls: readonly string[]
+  readonly #hypercalls: ContinuationSource['hypercalls']
   readonly #names: ReadonlyMap<number, string> | undefined
   readonly #hasExterns: boolean
   readonly #bulk: BulkHelpers
@@ -191,7 +191,8 @@ class Builder implements PlanContext {
 
   #gateImport(func: number): number {
     const hypercall = this.#hypercalls[func - GATE_FRAME]
-    const index = importsOf(this.#module, 'func').findIndex((one) => one.name === hypercall)
+    const index = importsOf(this.#module, 'func').findIndex(({ module, name }) =>
+      name === hypercall?.name && module === hypercall.module)
     if (index < 0) throw new BadFrames(`no hypercall has the number ${func - GATE_FRAME}`)
     this.#import(index)
     return index

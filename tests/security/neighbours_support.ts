@@ -151,7 +151,8 @@ class Neighbours {
   #table(parts: Seen['parts'], elapsedNs: number): string {
     const rows = NAMES.map((name): Row => {
       const { terms } = this.#members[name]
-      const figures = { ...parts[name], id: 0, waitedFor: [], pausedNs: 0, throttledNs: 0, throttledBy: undefined, switches: 0 }
+      const figures = { ...parts[name], id: 0, waitedFor: [], pausedNs: 0, throttledNs: 0, throttledBy: undefined,
+        switches: 0 }
       return { name, pcpu: 0, terms, pool: undefined, figures, demand: 1, due: SHARES[name] / 500, elapsedNs,
         waitedFor: parts[name].waitedFor, end: undefined }
     })
