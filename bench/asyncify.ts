@@ -1,8 +1,8 @@
 // bench/asyncify.ts: Binaryen's Asyncify, to compare our capture with. Binaryen is no dependency of ours: who wants the
 // comparison gets it (`npm pack binaryen`, unpacked) and names its folder in CELLAR_BINARYEN.
 //
-// As its documentation says it should be used: told which imports may unwind (our hypercalls that wait), and optimising.
-// Without optimising the code is twice as large and its frames are too large for V8's stacks. It can be unwound in these
+// It is used as its documentation says: told which imports may unwind (our hypercalls that wait), and optimising.
+// Without that the code is twice as large, and its frames are too large for V8's stacks. It can be unwound in these
 // imports alone, ours at each check, too: the comparison is in its favour.
 
 import { spawnSync } from 'node:child_process'

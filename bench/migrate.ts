@@ -48,14 +48,16 @@ async function move(from: Host, to: Host): Promise<number> {
   const { id } = await api<{ id: string }>(from, 'GET', WEB)
   const log = join(from.state, 'projects/default/logs', id, 'current')
   const { id: operation } = await api<{ id: string }>(from, 'POST', `${WEB}/migrate`, { to: `unix:${to.socket}` })
-  let end: { status: string; error?: unknown } | undefined
-  void api<NonNullable<typeof end>>(from, 'GET', `/v1/operations/${operation}?wait=30s`).then((view) => { end = view })
+  const over: { view?: { status: string; error?: unknown } } = {}
+  void api<NonNullable<typeof over.view>>(from, 'GET', `/v1/operations/${operation}?wait=30s`)
+    .then((view) => { over.view = view })
   let before: Line | undefined
-  while (end === undefined) {
+  while (over.view === undefined) {
     before = linesOf(log).at(-1) ?? before
     await sleep(5)
   }
-  if (end.status !== 'done') throw new Error(`The guest did not move: ${JSON.stringify(end.error)}`)
+  const { status, error } = over.view
+  if (status !== 'done') throw new Error(`The guest did not move: ${JSON.stringify(error)}`)
   const there = join(to.state, 'projects/default/logs', id, 'current')
   for (;;) {
     const first = linesOf(there, 0).find(({ number }) => number > before!.number)

@@ -2,10 +2,10 @@
 // a hibernated server answers.
 //
 // The cell has 64 MiB of memory, of which 16 MiB are used, half of it random (guests/standstill.c), and works all the
-// time until it is stopped; it goes on when the other one is there, as if it had been moved through the disk. Each round
-// has a folder of its own, so that nothing of its memory is stored yet, and reads with a store of its own, as another
-// process would. "There" is when the new cell's pCPU says so: by then it is about to run. Nothing is synced to the
-// disk. `.cpu` is the processor time of all threads: where others use the machine, that is the figure to look at.
+// time until it is stopped; it goes on when the other one is there, as if it had been moved through the disk. Each
+// round has a folder of its own, so that nothing of its memory is stored yet, and reads with a store of its own, as
+// another process would. "There" is when the new cell's pCPU says so: by then it is about to run. Nothing is synced to
+// the disk. `.cpu` is the processor time of all threads: where others use the machine, that is the figure to look at.
 //
 // A hibernated server (guests/web.c) is woken by who connects to its port, on a real host: from connecting to the whole
 // of the answer.
@@ -15,6 +15,7 @@ import { get } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
 import { OUTPUT_PIECE_BYTES } from '../src/base/limits.ts'
 import { DEFAULT_TERMS } from '../src/sched/node.ts'
 import { HYPERCALL_NAMES } from '../src/cell/hypercalls.ts'
@@ -22,7 +23,6 @@ import { loadPreemptible } from '../src/cell/preemptible.ts'
 import { Stack, type Member } from '../src/cell/stack.ts'
 import type { SnapshotMeta } from '../src/snapshot/format.ts'
 import { SnapshotStore } from '../src/snapshot/store.ts'
-import { fileURLToPath } from 'node:url'
 import { percentile } from './guest.ts'
 import { api, endHost, importGuest, startHost } from './host.ts'
 import type { Figure } from './main.ts'

@@ -1,11 +1,13 @@
 // tests/captured_program.ts: runs a program that is stopped again and again, and goes on from what was left of it.
 //
 // It goes on in place, or *anew*: by a new cell, which gets a copy of the state that no memory is shared with, as from
-// a file. The program's checks are counted in its turn; a check at which it is due stops it.
+// a file. The program's checks are counted in its turn; a check at which it is due stops it. By default each check
+// looks up; with `tickMs`, those alone that come first after another thread's tick, as for a quantum's end.
 
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { Worker } from 'node:worker_threads'
 import wabt from 'wabt'
 import { nullConsole } from '../src/services/console/console.ts'
 import { OwnTurn } from '../src/wasi/p1/own_turn.ts'
@@ -50,6 +52,8 @@ export type Stops = {
   change?(state: CellState): CellState
   /** It is ended after so many checks. */
   readonly checksMax?: number
+  /** Checks look up so often, in milliseconds. */
+  readonly tickMs?: number
 }
 
 /** How it ended, and what it went on from. */
@@ -67,14 +71,26 @@ export async function runStopped(
   { grants = { args: ['guest'], env: [] }, console = {} }: { grants?: Grants; console?: Partial<Console> } = {},
 ): Promise<Stopped> {
   const run = new StoppedRun(pcpu, executable, stops)
-  return await run.all(grants, { stdin: nullConsole, stdout: nullConsole, stderr: nullConsole, ...console })
+  const { tickMs } = stops
+  const ticker = tickMs === undefined ? undefined
+    : new Worker(TICKER, { eval: true, workerData: { control: pcpu.control.buffer, tickMs } })
+  try {
+    return await run.all(grants, { stdin: nullConsole, stdout: nullConsole, stderr: nullConsole, ...console })
+  } finally {
+    await ticker?.terminate()
+  }
 }
 
-/** Runs a program to its n-th check, and gives it up there: what goes on from it. */
-export async function originOf(pcpu: Pcpu, executable: Executable, nth: number, grants: Grants): Promise<Origin> {
+const TICKER = `const { workerData: { control, tickMs } } = require('node:worker_threads')
+setInterval(() => Atomics.store(new Int32Array(control), 0, 1), tickMs)`
+
+/** Runs a program to its n-th check that looks up, and gives it up there: what goes on from it. */
+export async function originOf(
+  pcpu: Pcpu, executable: Executable, stops: Stops & { readonly nth: number }, grants: Grants,
+): Promise<Origin> {
   const stopped = Promise.withResolvers<Origin>()
   const stop = new Error('stopped')
-  await runStopped(pcpu, executable, { nth, most: 1, anew: true, change: (state) => {
+  await runStopped(pcpu, executable, { ...stops, most: 1, anew: true, change: (state) => {
     stopped.resolve({ state, continuation: continuations.of(executable, state.frames) })
     throw stop
   } }, { grants }).then(() => stopped.reject(new Error('it has ended before')), (error: unknown) => {
@@ -88,6 +104,7 @@ class StoppedRun {
   readonly #executable: Executable
   readonly #stops: Stops
   readonly #states: CellState[] = []
+  readonly #word: Int32Array
   #checks = 0
   #waits = 0
   #isStopping = false
@@ -98,14 +115,15 @@ class StoppedRun {
     this.#pcpu = pcpu
     this.#executable = executable
     this.#stops = stops
+    this.#word = new Int32Array(pcpu.control.buffer)
   }
 
   async all(grants: Grants, console: Console): Promise<Stopped> {
     for (;;) {
       const turn = new Watched({ yields: () => this.#atCheck(cell), parks: () => this.#atWait(cell) })
       const from = this.#next
-      // The word is the pCPU's: every check looks up.
-      new Int32Array(this.#pcpu.control.buffer)[0] = 1
+      // The word is the pCPU's.
+      if (this.#stops.tickMs === undefined) Atomics.store(this.#word, 0, 1)
       const cell = await this.#pcpu.create(this.#executable, { memoryPagesMax: 1024, ...grants }, console,
         { turn, from })
       const outcome = await cell.runOrMove()
@@ -115,8 +133,9 @@ class StoppedRun {
   }
 
   #atCheck(cell: Cell): void {
-    const { nth = 0, checksMax = Infinity } = this.#stops
+    const { nth = 0, checksMax = Infinity, tickMs } = this.#stops
     this.#checks++
+    if (tickMs !== undefined) Atomics.store(this.#word, 0, 0)
     if (this.#checks > checksMax) cell.context.stop({ kind: 'signal', signal: 9 })
     else if (nth > 0 && this.#checks % nth === 0) this.#stop(cell)
   }

@@ -9,7 +9,7 @@
 import { CellarError } from '../base/errors.ts'
 import { continuationImports } from './continuations.ts'
 import { CAPTURE_EXPORTS } from '../translate/added_names.ts'
-import { BadFrames, framesOf, link } from '../translate/frames.ts'
+import { framesOf, link } from '../translate/frames.ts'
 import type { Context } from '../wasi/p1/context.ts'
 import { saveDescriptors } from '../wasi/p1/saved_descriptors.ts'
 import type { Usage, Origin } from './cell.ts'

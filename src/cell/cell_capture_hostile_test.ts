@@ -178,7 +178,9 @@ function mutated(state: CellState, below: (limit: number) => number): CellState 
       case 3: globals[below(globals.length)] = below(256); break
       case 4: if (references.length > 0) references[below(references.length)] = below(3) === 0 ? null : below(40)
         break
-      case 5: for (const { entries } of tables) entries[below(entries.length)] = below(3) === 0 ? null : below(40); break
+      case 5:
+        for (const { entries } of tables) entries[below(entries.length)] = below(3) === 0 ? null : below(40)
+        break
       case 6: since = [-1, 0, NaN, Infinity, 2 ** 60, -5][below(6)]!; break
       default: {
         // Frames in another order, some twice, some not at all.

@@ -24,7 +24,7 @@ const ANSWER_MS_MAX = 30_000
 
 type Captured = Extract<FromProcess, { captured: number }>
 type Asked = { readonly guest: Guest; readonly handle: ProcessHandle; readonly run: number
-  readonly then: 'resume' | 'hold' | 'fork'; settle(answer: Captured | CellarError): void }
+  readonly next: 'resume' | 'hold' | 'fork'; settle(answer: Captured | CellarError): void }
 type Release = { readonly guest: Guest; readonly handle: ProcessHandle; readonly run: number; done(): void }
 type Parts = { readonly state: State; readonly processes: Processes; readonly files: SnapshotFiles }
 
@@ -50,7 +50,7 @@ export class Captures {
     const mine = (this.#last.get(guest) ?? Promise.resolve()).then(work, work)
     this.#last.set(guest, mine)
     const done = (): void => { if (this.#last.get(guest) === mine) this.#last.delete(guest) }
-    mine.then(done, done)
+    void mine.finally(done).catch(() => {})
     return mine
   }
 
@@ -61,11 +61,11 @@ export class Captures {
    * Captures a guest that is in a process. Held: somebody calls `goOn` or `release`. Throws what the process says:
    * CAPTURE_IMPOSSIBLE, CAPTURE_ENDED, HOST_DISK_FULL; PROCESS_LOST.
    */
-  async capture(guest: Guest, then: 'resume' | 'hold', durable: boolean): Promise<Written> {
+  async capture(guest: Guest, next: 'resume' | 'hold', durable: boolean): Promise<Written> {
     const { id, run, project, spec } = guest.row
     try {
-      const { written } = await this.#ask(guest, then, (request) =>
-        ({ capture: id, run, request, then, durable, spec }))
+      const { written } = await this.#ask(guest, next, (request) =>
+        ({ capture: id, run, request, next, durable, spec }))
       if (written === undefined) throw new CellarError('PROCESS_LOST', [project, 'it tells of no snapshot'])
       this.counts.captures++
       this.counts.stoppedNs += written.stoppedNs
@@ -177,7 +177,7 @@ export class Captures {
   captured(handle: ProcessHandle, message: Captured): void {
     const asked = this.#asked.get(message.captured)
     if (asked !== undefined && asked.handle === handle && asked.guest.row.id === message.id) {
-      if (asked.then === 'hold' && message.error === undefined) this.#hold(asked.guest, asked.run)
+      if (asked.next === 'hold' && message.error === undefined) this.#hold(asked.guest, asked.run)
       return asked.settle(message)
     }
     // Nobody waits for it any more: as if it had not been asked for.
@@ -200,7 +200,7 @@ export class Captures {
   hello(handle: ProcessHandle, { guests }: Extract<FromProcess, { pid: number }>): void {
     this.#giveUp(handle, 'the connection to it was lost')
     const there = new Set(guests.map(({ id, run }) => keyOf(id, run)))
-    for (const [key, { guest, run, handle: its, done }] of [...this.#releases]) {
+    for (const [key, { guest, run, handle: its, done }] of this.#releases) {
       if (its !== handle) continue
       if (there.has(key)) handle.link?.send({ release: guest.row.id, run })
       else done()
@@ -210,16 +210,16 @@ export class Captures {
   /** A process has ended. */
   lost(handle: ProcessHandle, why: string): void {
     this.#giveUp(handle, why)
-    for (const release of [...this.#releases.values()]) if (release.handle === handle) release.done()
+    for (const release of this.#releases.values()) if (release.handle === handle) release.done()
   }
 
   #giveUp(handle: ProcessHandle, why: string): void {
-    for (const asked of [...this.#asked.values()]) {
+    for (const asked of this.#asked.values()) {
       if (asked.handle === handle) asked.settle(new CellarError('PROCESS_LOST', [handle.project, why]))
     }
   }
 
-  async #ask(guest: Guest, then: Asked['then'], message: (request: number) => Parameters<Send>[0]): Promise<Captured> {
+  async #ask(guest: Guest, next: Asked['next'], message: (request: number) => Parameters<Send>[0]): Promise<Captured> {
     const { handle, row } = guest
     if (handle?.link === undefined) {
       throw new CellarError('PROCESS_LOST', [row.project, 'the connection to it was lost'])
@@ -228,7 +228,7 @@ export class Captures {
     const { promise, resolve } = Promise.withResolvers<Captured | CellarError>()
     const late = setTimeout(() => resolve(new CellarError('PROCESS_LOST', [row.project, 'it captures nothing'])),
       CAPTURE_MS_MAX).unref()
-    this.#asked.set(request, { guest, handle, run: row.run, then, settle: resolve })
+    this.#asked.set(request, { guest, handle, run: row.run, next, settle: resolve })
     handle.link.send(message(request))
     const answer = await promise
     clearTimeout(late)

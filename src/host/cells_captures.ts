@@ -104,18 +104,18 @@ export class Captures {
     }
   }
 
-  async #capture(guest: Guest, { then, durable, spec }: Capture, isAsked: () => boolean): Promise<Written> {
+  async #capture(guest: Guest, { next, durable, spec }: Capture, isAsked: () => boolean): Promise<Written> {
     const { stack, snapshots, health } = this.#parts
     const began = nowNs()
     const state = await this.#stopped(guest)
-    if (then === 'hold') {
+    if (next === 'hold') {
       guest.isHeld = true
       health.rest(guest.launch.id, true)
     } else stack.goOn(guest.number!)
     const stoppedNs = nowNs() - began
     try {
       const written = await snapshots.write(guest, state, { durable, spec })
-      if (then === 'resume') return tellingOf(written, state, stoppedNs)
+      if (next === 'resume') return tellingOf(written, state, stoppedNs)
       if (this.#parts.find(guest.launch.id, guest.launch.run) !== guest) {
         throw new CellarError('CAPTURE_ENDED', [guest.launch.name])
       }

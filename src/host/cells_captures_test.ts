@@ -58,7 +58,7 @@ class Rig {
   }
 
   order(id: string, request: number, then: 'resume' | 'hold', durable = false): void {
-    this.captures.capture({ capture: id, run: 1, request, then, durable } satisfies ToProcess)
+    this.captures.capture({ capture: id, run: 1, request, next: then, durable } satisfies ToProcess)
   }
 
   guest(id: string): Guest { return this.guests.get(id)! }

@@ -57,9 +57,10 @@ test('a process answers while it translates a large module', options, async () =
   rig.start('a', ['sleep', '3600000'])
   await rig.started('a')
   rig.start('large', ['exit'], { module: rig.blobOf(exporting(400_000)) })
-  let [answers, isOver] = [0, false]
-  const end = rig.ended('large').finally(() => { isOver = true })
-  while (!isOver) {
+  const over = { is: false }
+  let answers = 0
+  const end = rig.ended('large').finally(() => { over.is = true })
+  while (!over.is) {
     await rig.link.figures()
     answers++
   }

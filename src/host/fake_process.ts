@@ -137,11 +137,11 @@ export class FakeProcess {
     return this.guests.delete(id)
   }
 
-  #capture({ capture: id, request, then }: Extract<ToProcess, { capture: string }>): void {
+  #capture({ capture: id, request, next }: Extract<ToProcess, { capture: string }>): void {
     const guest = this.guests.get(id)
     if (guest === undefined) return this.#refuse(request, id, new CellarError('CAPTURE_ENDED', [id]))
     if (this.captures instanceof CellarError) return this.#refuse(request, id, this.captures)
-    guest.held = then === 'hold'
+    guest.held = next === 'hold'
     const snapshot = `sha256:${String(++captured).padStart(64, '0')}`
     this.#say({ captured: request, id, written: { snapshot, memoryBytes: 65_536, newBytes: 100, storedBytes: 200,
       chunks: 1, newChunks: 1, stoppedNs: 1e6, ...this.captures } })

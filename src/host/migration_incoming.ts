@@ -125,7 +125,8 @@ export class MigrationIncoming implements IncomingMoves {
       const { offer: { spec, module }, handle } = coming
       const { snapshot, missing } = await this.#parts.transfers.receive(handle, bytes, { durable: false,
         warm: { move: id, isLast, module, memoryPagesMax: Math.floor(memoryLimit(spec) / WASM_PAGE_BYTES),
-          stubs: spec.stubs, calls: spec.calls, deterministic: spec.deterministic ?? false, unbounded: spec.unbounded ?? false } })
+          stubs: spec.stubs, calls: spec.calls, deterministic: spec.deterministic ?? false,
+          unbounded: spec.unbounded ?? false } })
       coming.touchedMs = performance.now()
       if (missing.length > 0) return { missing }
       if (coming.snapshot !== undefined && coming.snapshot !== snapshot) {
@@ -277,7 +278,7 @@ export class MigrationIncoming implements IncomingMoves {
   }
 
   async #look(): Promise<void> {
-    for (const [key, coming] of [...this.#coming]) {
+    for (const [key, coming] of this.#coming) {
       if (performance.now() - coming.touchedMs < SILENCE_MS_MAX || this.#turns.has(key)) continue
       this.#parts.log.warn('a guest never came', { move: coming.id, project: coming.project, guest: coming.offer.name })
       this.#forget(coming)

@@ -113,7 +113,7 @@ test('in the jail a guest is translated apart and saved, and goes on in another 
   first.link.send({ start: launch })
   await first.hear('started', 'a')
   await sleep(50)
-  first.link.send({ capture: 'a', run: 1, request: 1, then: 'hold', durable: true })
+  first.link.send({ capture: 'a', run: 1, request: 1, next: 'hold', durable: true })
   const { written } = await first.hear('captured', 'a')
   assert.ok(written!.chunks >= 64, JSON.stringify(first.heard))
   first.link.send({ release: 'a', run: 1 })

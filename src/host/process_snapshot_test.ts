@@ -54,7 +54,7 @@ async function ordered(rig: ProcessRig, order: (request: number) => ToProcess): 
 
 async function capture(rig: ProcessRig, id: string, then: 'resume' | 'hold', run = 1): Promise<Captured> {
   return await ordered(rig, (request) =>
-    ({ capture: id, run, request, then, durable: true, spec: { image: 'ticker' } }))
+    ({ capture: id, run, request, next: then, durable: true, spec: { image: 'ticker' } }))
 }
 
 async function written(rig: ProcessRig, id: string, then: 'resume' | 'hold'): Promise<Written> {
@@ -222,7 +222,7 @@ test('a guest goes on when its snapshot can\'t be written, and when the host is 
   async () => {
     using rig = await ProcessRig.start()
     await ticker(rig, 'a')
-    rig.link.send({ capture: 'a', run: 1, request: 999, then: 'hold', durable: true })
+    rig.link.send({ capture: 'a', run: 1, request: 999, next: 'hold', durable: true })
     rig.link.close()
     await sleep(200)
     const { guests } = (await rig.connect()).hello

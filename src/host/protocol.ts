@@ -138,7 +138,7 @@ export type ToProcess =
    * compared with the last capture of it. `durable`: on the disk when it is answered. Answered by `captured`.
    */
   | {
-    readonly capture: string; readonly run: number; readonly request: number; readonly then: 'resume' | 'hold'
+    readonly capture: string; readonly run: number; readonly request: number; readonly next: 'resume' | 'hold'
     readonly durable: boolean
     /** Its specification, as the snapshot is to have it. */
     readonly spec?: unknown

@@ -35,7 +35,7 @@ export class SnapshotFiles {
     else released.add(digest)
     this.#timer ??= setTimeout(() => {
       this.#timer = undefined
-      for (const name of [...this.#released.keys()]) void this.#remove(name)
+      for (const name of this.#released.keys()) void this.#remove(name)
     }, TOGETHER_MS).unref()
   }
 

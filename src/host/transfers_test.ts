@@ -28,8 +28,7 @@ type Side = { readonly store: SnapshotStore; readonly handle: ProcessHandle; rea
 async function side(transfers: Transfers): Promise<Side> {
   const folder = disposableFolder()
   const store = new SnapshotStore(join(folder.path, 'snapshots'))
-  let cell: CellTransfers
-  const line = new HostLine({ gone: () => cell.detachAll(), bytes: (stream, bytes) => void cell.input(stream, bytes),
+  const line: HostLine = new HostLine({ gone: () => cell.detachAll(), bytes: (stream, bytes) => void cell.input(stream, bytes),
     message: (message: ToProcess) => {
       if ('hello' in message) line.greet({ hello: 1, process: 1, project: 'a', pid: process.pid, guests: [], ends: [] })
       else if ('transmit' in message) cell.transmit(message)
@@ -38,7 +37,7 @@ async function side(transfers: Transfers): Promise<Side> {
       else if ('credit' in message) cell.credit(message.credit, message.bytes)
       else if ('detach' in message) cell.detach(message.detach)
     } })
-  cell = new CellTransfers({ line, store, modules: {} as Modules, snapshots: {} as Snapshots, compile: () => {},
+  const cell = new CellTransfers({ line, store, modules: {} as Modules, snapshots: {} as Snapshots, compile: () => {},
     die: (error) => { throw error } })
   await line.listen(join(folder.path, 'c'), () => {})
   const handle = { project: 'a', link: undefined } as unknown as ProcessHandle

@@ -5,7 +5,6 @@
 
 import { BodyWriter } from '../wasm/body_writer.ts'
 import { Reader } from '../wasm/reader.ts'
-import type { Helper } from './bulk.ts'
 
 /** The custom section's name. */
 export const CAPTURE_SECTION = 'cellar:capture'

@@ -55,7 +55,8 @@ function checkTables(types: ModuleTypes): void {
   types.tables.forEach(({ type }, i) => {
     const title = types.values.nameOf(type)
     const keep = types.keepOf(types.values.of(title.replace(/^\(ref (?!null )/, '(ref null ')))
-    if (keep !== KEEP_FUNC && keep !== KEEP_EXTERN) throw new Uncapturable(-1, `table ${i} holds values of type ${title}`)
+    if (keep === KEEP_FUNC || keep === KEEP_EXTERN) return
+    throw new Uncapturable(-1, `table ${i} holds values of type ${title}`)
   })
 }
 

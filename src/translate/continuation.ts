@@ -2,8 +2,8 @@
 //
 // It has a function for each site that frames stand at. It takes its frame from the save area, puts what was kept back
 // into locals, and executes the rest of the guest's function (continuation_body.ts). If the frame's callee unwound,
-// too, that one's continuation is called first, by a table, since the next frame says which it is (frames.ts, `link`). So
-// `enter` takes the outermost frame, and the stack is there again, of other functions that do the same.
+// too, that one's continuation is called first, by a table, since the next frame says which it is (frames.ts, `link`).
+// So `enter` takes the outermost frame, and the stack is there again, of other functions that do the same.
 //
 // All else it imports from the guest's instance (capture_module.ts): functions, tables, globals, tags, memories. Its
 // own code can be captured again, and keeps the same frames. It is made from the prepared module and what the

@@ -19,7 +19,7 @@ import { OPCODE_END, opcodeOf } from '../wasm/opcodes.ts'
 import { Reader } from '../wasm/reader.ts'
 import { BadFrames } from './frames.ts'
 import { SITE_CALL, SITE_LOOP, type FramePlan, type OpenBlock, type Site } from './frame_plan.ts'
-import type { ModuleTypes, Signature } from './module_types.ts'
+import type { Signature } from './module_types.ts'
 import { tempKey } from './operand_stack.ts'
 import { writeCheck, writeTee, type SiteParts } from './site_code.ts'
 

@@ -25,7 +25,8 @@ export function framesOf(bytes: Uint8Array): Frame[] {
     const at = end - TRAILER_BYTES - size
     if (at < 0) throw new BadFrames(`a frame of ${size} bytes ends at byte ${end}`)
     const site = view.getUint32(end - 8, true)
-    const frame = { func: view.getUint32(end - 12, true), site: site % ORIGIN_HERE, here: site >= ORIGIN_HERE, at, size }
+    const func = view.getUint32(end - 12, true)
+    const frame = { func, site: site % ORIGIN_HERE, here: site >= ORIGIN_HERE, at, size }
     // The innermost is where the stack began to be left, and no other is.
     if ((frame.here || frame.func >= GATE_FRAME) !== (at === 0)) throw new BadFrames('a frame calls none, or nobody')
     frames.push(frame)

@@ -41,7 +41,8 @@ function randomCode(below: Below, depth: number, labels: number): Code[] {
       // What comes behind can't be reached, and has no events.
       const last = below(4)
       code.push(last === 0 ? { what: 'exit' } : last === 1 ? { what: 'throw' }
-        : last === 2 ? { what: 'br', a: below(labels) } : { what: 'brTable', labels: Array.from({ length: 1 + below(3) }, () => below(labels)) })
+        : last === 2 ? { what: 'br', a: below(labels) } : { what: 'brTable',
+          labels: Array.from({ length: 1 + below(3) }, () => below(labels)) })
       return code
     } else if (kind === 9) code.push({ what: 'get', a: 0 })
     else if (kind < 12) code.push({ what: 'block', body: inner() })

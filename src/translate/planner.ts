@@ -10,22 +10,19 @@ import {
   SITE_CALL, SITE_ENTRY, SITE_GAP, SITE_LOOP, type FramePlan, type PlanContext, type Replacement, type Site,
 } from './frame_plan.ts'
 import { EVENT, Liveness } from './liveness.ts'
-import { KEEP_EXCEPTION, KEEPS, SIZES, type ModuleTypes, type Signature } from './module_types.ts'
+import { KeptValues, NONE } from './kept_values.ts'
+import type { ModuleTypes, Signature } from './module_types.ts'
 import { OperandStack } from './operand_stack.ts'
 import { Uncapturable } from './uncapturable.ts'
 
 /** Straight code without a call or a loop is checked after so many bytes: about 50 µs. */
 const GAP_BYTES_MAX = 128 * 1024
-/** What plans of one function may come to: beyond it, its translation would take too long, or be too large. */
-const WORK_MAX = 30_000_000
-const SAVED_MAX = 1_000_000
-/** And plans of a module: its translation would be large. Compilers' code comes to less than one for each byte. */
-const MODULE_SAVED_MAX = 4_000_000
-const MODULE_SAVED_PER_BYTE = 4
 
 type Control = {
-  kind: number; readonly base: number; readonly outer: Control | undefined; readonly signature: Signature
+  readonly kind: number; readonly base: number; readonly outer: Control | undefined; readonly signature: Signature
   hasCatch: boolean
+  /** Its handlers throw again what they have caught. */
+  rethrows: boolean
   /** Of a try_table: where its labels are (liveness.ts). */
   labels: number
   /** Where its code begins, and what the dearest loops in each other come to that it holds. */
@@ -40,21 +37,13 @@ export class Planner {
   readonly #controls: Control[] = []
   #sites: Site[] = []
   #replacements: Replacement[] = []
-  #savedTotal = 0
   #loopBytes = 0
   #function = 0
-  // In all functions.
-  #savedInModule = 0
-  // All handlers, outer ones first; the innermost that is open; sites that are in one.
-  #handlers: Handler[] = []
-  #handler: Handler | undefined
-  #handling: { readonly site: Site; readonly handler: Handler }[] = []
-  // By local: the last of all sites that keep it, counted over all functions.
-  readonly #keptAt: number[] = []
-  #siteCount = 0
+  readonly #kept: KeptValues
 
   constructor(context: PlanContext) {
     this.#context = context
+    this.#kept = new KeptValues(context.types)
   }
 
   /** The plan of function `index`, whose body is opened in `reader`. Throws Uncapturable. */
@@ -71,21 +60,17 @@ export class Planner {
     this.#stack.begin(parts.locals)
     this.#sites = []
     this.#replacements = []
-    this.#handlers = []
-    this.#handling = []
-    this.#handler = undefined
-    this.#savedTotal = 0
+    this.#kept.begin(index)
     this.#controls.length = 0
     this.#liveness.begin()
-    this.#controls.push({ kind: EVENT.block, base: 0, outer: undefined, signature: { params: [], results: parts.results },
-      hasCatch: false, labels: 0, start: reader.codeStart, loopBytes: 0 })
+    this.#controls.push({ kind: EVENT.block, base: 0, outer: undefined, labels: 0, start: reader.codeStart,
+      signature: { params: [], results: parts.results }, hasCatch: false, rethrows: false, loopBytes: 0 })
     this.#loopBytes = 0
     if (parts.entryCheck) this.#addSite(SITE_ENTRY, reader.codeStart, reader.codeStart, [])
     this.#walk(reader)
-    this.#keepCaught()
     const { locals, tees, temps } = this.#stack
     tees.sort((a, b) => a.after - b.after)
-    this.#keep(parts.locals.length)
+    this.#kept.solve(this.#sites, this.#liveness, locals, parts.locals.length)
     return { sites: this.#sites, tees, replacements: this.#replacements, locals, temps, loopBytes: this.#loopBytes,
       parameters: parts.parameters, declared: parts.locals.length, results: parts.results }
   }
@@ -137,12 +122,12 @@ export class Planner {
     const operands = this.#stack.keepAll()
     const height = operands.length
     const results = this.#stack.pushResults(resultTypes)
-    this.#count(height + results.length)
+    this.#kept.count(height + results.length)
     this.#liveness.add(EVENT.site, this.#sites.length)
     const site: Site = { kind, at, after, height, results, resultTypes, operands, saved: [], size: 0, handlers: NONE,
       depth: this.#controls.length, within: this.#top }
     this.#sites.push(site)
-    if (this.#handler !== undefined) this.#handling.push({ site, handler: this.#handler })
+    this.#kept.addSite(site)
   }
 
   #cannot(why: string): Uncapturable {
@@ -261,7 +246,7 @@ export class Planner {
   // What the handler has caught isn't kept.
   #rethrow(label: number): void {
     const control = this.#controls[this.#controls.length - 1 - label]!
-    control.kind = RETHROWN
+    control.rethrows = true
   }
 
   #other(reader: BodyReader): typeof GOES_ON {
@@ -330,10 +315,7 @@ export class Planner {
       case CATCH: case CATCH_ALL: {
         const control = this.#top
         liveness.add(EVENT.catch, 0, control.hasCatch ? 0 : 1)
-        if (!control.hasCatch) {
-          this.#handler = { control, level: this.#controls.length - 1, outer: this.#handler, caught: NONE }
-          this.#handlers.push(this.#handler)
-        }
+        if (!control.hasCatch) this.#kept.enterHandler(control, this.#controls.length - 1)
         control.hasCatch = true
         this.#stack.dropTo(control.base)
         if (opcode === CATCH) this.#stack.pushAll(types.signature(types.tags[slots[0]!]!).params, reader.end)
@@ -341,7 +323,7 @@ export class Planner {
       }
       default: { // end, delegate
         const control = this.#controls.pop()!
-        if (control.hasCatch) this.#handler = this.#handler?.outer
+        if (control.hasCatch) this.#kept.leaveHandler()
         const loopBytes = control.loopBytes + (control.kind === EVENT.loop ? reader.end - control.start : 0)
         const { outer } = control
         if (outer === undefined) {
@@ -349,7 +331,7 @@ export class Planner {
           return GOES_ON
         }
         outer.loopBytes = Math.max(outer.loopBytes, loopBytes)
-        liveness.add(EVENT.end, control.kind === RETHROWN ? EVENT.try : control.kind, control.labels)
+        liveness.add(EVENT.end, control.kind, control.labels)
         this.#stack.dropTo(control.base)
         this.#stack.pushAll(control.signature.results, reader.end)
         return GOES_ON
@@ -359,8 +341,8 @@ export class Planner {
 
   #open(reader: BodyReader, kind: number, signature: Signature, labels: number): typeof GOES_ON | typeof CHECKS {
     const base = this.#stack.height - signature.params.length
-    this.#controls.push({ kind, base, outer: this.#top, signature, hasCatch: false, labels, start: reader.at,
-      loopBytes: 0 })
+    this.#controls.push({ kind, base, outer: this.#top, labels, start: reader.at, signature, hasCatch: false,
+      rethrows: false, loopBytes: 0 })
     if (kind !== EVENT.loop) return GOES_ON
     // Its parameters are others in each round.
     this.#stack.dropTo(base)
@@ -369,92 +351,11 @@ export class Planner {
     this.#addSite(SITE_LOOP, reader.at, reader.end, [])
     return CHECKS
   }
-
-  // ---- what the sites keep
-
-  #keepCaught(): void {
-    for (const handler of this.#handlers) {
-      const outer = handler.outer?.caught ?? NONE
-      handler.caught = handler.control.kind === RETHROWN ? [...outer, handler.level] : outer
-    }
-    for (const { site, handler } of this.#handling) {
-      site.handlers = handler.caught
-      this.#count(handler.caught.length)
-    }
-  }
-
-  // Throws Uncapturable if it is too much: for one function, or for all so far.
-  #count(saved: number): void {
-    this.#savedTotal += saved
-    this.#savedInModule += saved
-    if (this.#savedTotal > SAVED_MAX) throw this.#cannot('is too large')
-    if (this.#savedInModule > MODULE_SAVED_MAX + MODULE_SAVED_PER_BYTE * this.#context.types.module.bytes.length) {
-      throw new Uncapturable(-1, 'its stack would take too much code to keep')
-    }
-  }
-
-  #keep(declared: number): void {
-    const sites = this.#sites
-    if (sites.length === 0) return
-    const liveness = this.#liveness
-    const words = declared + 31 >>> 5
-    if ((sites.length + liveness.size) * words > WORK_MAX) throw this.#cannot('is too large')
-    liveness.solve(declared, sites.length)
-    sites.forEach((site, i) => {
-      const saved: number[][] = Array.from({ length: KEEPS }, () => [])
-      const count = ++this.#siteCount
-      for (let w = 0; w < words; w++) {
-        let bits = liveness.sites[i * words + w]!
-        while (bits !== 0) {
-          const bit = 31 - Math.clz32(bits & -bits)
-          // Of the last word, some bits are of no local.
-          if (w * 32 + bit < declared) this.#save(saved, w * 32 + bit)
-          bits &= bits - 1
-        }
-      }
-      for (const local of site.operands) {
-        // A copy of a local that is live is kept as that.
-        const isKept = local < declared && (liveness.sites[i * words + (local >>> 5)]! >>> (local & 31) & 1) === 1
-        if (local < 0 || isKept || this.#keptAt[local] === count) continue
-        this.#keptAt[local] = count
-        this.#save(saved, local)
-      }
-      for (const local of site.results) this.#save(saved, local)
-      site.saved = saved
-      const exceptions = saved[KEEP_EXCEPTION]!.length + site.handlers.length
-      if (exceptions > 0 && this.#context.types.exceptionBytes === undefined) {
-        throw this.#cannot('holds an exception of many kinds, or with references')
-      }
-      site.size = saved.reduce((sum, { length }, keep) => sum + length * (SIZES[keep] ?? 0), 0) +
-        exceptions * (this.#context.types.exceptionBytes ?? 0)
-    })
-  }
-
-  #keepOf(local: number): number {
-    const type = this.#stack.locals[local]!
-    const keep = this.#context.types.keepOf(type)
-    if (keep === undefined) throw this.#cannot(`holds a value of type ${this.#context.types.values.nameOf(type)}`)
-    return keep
-  }
-
-  #save(saved: number[][], local: number): void {
-    const keep = this.#keepOf(local)
-    this.#count(1)
-    saved[keep]!.push(local)
-  }
 }
-
-/** A handler: how many blocks are around its try, the handler around it, and which of these throw again (`level`s). */
-type Handler = {
-  readonly control: Control; readonly level: number; readonly outer: Handler | undefined; caught: readonly number[]
-}
-const NONE: readonly number[] = []
 
 const GOES_ON = 0
 const LEAVES = 1
 const CHECKS = 2
-/** The kind of a try whose handler throws again what it has caught. */
-const RETHROWN = 100
 
 function eachLabel({ bytes, slots, end }: BodyReader, visit: (label: number) => void): void {
   const reader = new Reader(bytes, slots[1]!, end, 'labels')

@@ -5,8 +5,7 @@ import type { Origin, Outcome } from '../../src/cell/cell.ts'
 import type { Executable } from '../../src/cell/executable.ts'
 import { loadHypercalls } from '../../src/cell/hypercalls.ts'
 import { Pcpu, type Grants } from '../../src/cell/pcpu.ts'
-import { nullConsole } from '../../src/services/console/console.ts'
-import { OutputBuffer } from '../../src/services/console/console.ts'
+import { nullConsole, OutputBuffer } from '../../src/services/console/console.ts'
 
 /** What the worker gets. */
 export type Task = { readonly executable: Executable; readonly grants: Grants; readonly from: Origin }
