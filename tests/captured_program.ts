@@ -4,6 +4,7 @@
 // a file. The program's checks are counted in its turn; a check at which it is due stops it. By default each check
 // looks up; with `tickMs`, those alone that come first after another thread's tick, as for a quantum's end.
 
+import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -74,6 +75,7 @@ export async function runStopped(
   const { tickMs } = stops
   const ticker = tickMs === undefined ? undefined
     : new Worker(TICKER, { eval: true, workerData: { control: pcpu.control.buffer, tickMs } })
+  if (ticker !== undefined) await once(ticker, 'message')
   try {
     return await run.all(grants, { stdin: nullConsole, stdout: nullConsole, stderr: nullConsole, ...console })
   } finally {
@@ -81,7 +83,8 @@ export async function runStopped(
   }
 }
 
-const TICKER = `const { workerData: { control, tickMs } } = require('node:worker_threads')
+const TICKER = `const { parentPort, workerData: { control, tickMs } } = require('node:worker_threads')
+parentPort.postMessage('ticking')
 setInterval(() => Atomics.store(new Int32Array(control), 0, 1), tickMs)`
 
 /** Runs a program to its n-th check that looks up, and gives it up there: what goes on from it. */

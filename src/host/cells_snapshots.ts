@@ -7,6 +7,7 @@
 
 import { CellarError } from '../base/errors.ts'
 import { SNAPSHOTS_AT_ONCE, SNAPSHOTS_KNOWN_BYTES_MAX } from '../base/limits.ts'
+import { drop } from '../cell/memory_image.ts'
 import type { CellState } from '../cell/state.ts'
 import type { SnapshotMeta } from '../snapshot/format.ts'
 import type { Known, SnapshotStore, WrittenSnapshot } from '../snapshot/store.ts'
@@ -90,6 +91,7 @@ export class Snapshots {
   forget(guest: Guest): void {
     clearTimeout(this.#known.get(guest))
     this.#known.delete(guest)
+    if (guest.known !== undefined) drop(guest.known.image)
     guest.known = undefined
     guest.spare = undefined
   }
@@ -161,6 +163,8 @@ export class Snapshots {
 
   #remember(guest: Guest, { known }: WrittenSnapshot): void {
     const before = guest.known?.image.bytes
+    // It is the next one's to be written over, and not given back.
+    guest.known = undefined
     this.forget(guest)
     if (known === undefined) return
     // Who takes snapshots one after the other has the memory for them twice, and touches none for the first time.

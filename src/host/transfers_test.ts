@@ -28,7 +28,8 @@ type Side = { readonly store: SnapshotStore; readonly handle: ProcessHandle; rea
 async function side(transfers: Transfers): Promise<Side> {
   const folder = disposableFolder()
   const store = new SnapshotStore(join(folder.path, 'snapshots'))
-  const line: HostLine = new HostLine({ gone: () => cell.detachAll(), bytes: (stream, bytes) => void cell.input(stream, bytes),
+  const line: HostLine = new HostLine({ gone: () => cell.detachAll(),
+    bytes: (stream, bytes) => void cell.input(stream, bytes),
     message: (message: ToProcess) => {
       if ('hello' in message) line.greet({ hello: 1, process: 1, project: 'a', pid: process.pid, guests: [], ends: [] })
       else if ('transmit' in message) cell.transmit(message)
