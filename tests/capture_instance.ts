@@ -11,6 +11,7 @@
 // A deep stack takes its time to leave: it is left at the earliest after as many checks as a quarter of its frames, so
 // that the work grows with what the guest does, and not with its square. A run of many checks is captured ever less.
 
+import { newControl } from '../src/cell/pcpu.ts'
 import { SaveArea } from '../src/cell/save_area.ts'
 import { CAPTURE_EXPORTS, CONTROL_MEMORY, LEFT, YIELD, YIELD_TABLE } from '../src/translate/added_names.ts'
 import { CAPTURE_SECTION, decodeInfo, type CaptureInfo } from '../src/translate/capture_info.ts'
@@ -76,8 +77,9 @@ export class Capturable {
 export type Given = { readonly memories: readonly WebAssembly.Memory[]; readonly imports: WebAssembly.Imports }
 
 type Parts = {
-  readonly program: Capturable; readonly control: WebAssembly.Memory; readonly rules: CaptureRules
-  readonly counts: CaptureCounts
+  readonly program: Capturable; readonly rules: CaptureRules; readonly counts: CaptureCounts
+  /** Others may have the same. Default: a new one. */
+  readonly control?: WebAssembly.Memory
   /** Makes what an instance is given, with new memories where they are its own. */
   give(): Given
   /** Called whenever its exports are another instance's. */
@@ -93,6 +95,7 @@ export class CapturedInstance {
   /** Others have to do with it: it stays the instance that it is. */
   isLinked = false
   readonly #parts: Parts
+  readonly #control: WebAssembly.Memory
   readonly #area: SaveArea
   readonly #name = `t${instances++}`
   readonly #module: WebAssembly.Module
@@ -110,8 +113,9 @@ export class CapturedInstance {
   /** Throws what instantiation throws. */
   constructor(parts: Parts) {
     this.#parts = parts
-    this.#area = new SaveArea(parts.control)
-    new Int32Array(parts.control.buffer)[0] = 1
+    this.#control = parts.control ?? newControl()
+    this.#area = new SaveArea(this.#control)
+    new Int32Array(this.#control.buffer)[0] = 1
     this.#module = new WebAssembly.Module(named(parts.program.bytes, this.#name))
     this.#held = this.#instantiate()
   }
@@ -164,7 +168,8 @@ export class CapturedInstance {
   // ---- how it goes on
 
   #goOn({ bytes, funcs, externs }: Taken): () => void {
-    const { program, counts, rules, control } = this.#parts
+    const { program, counts, rules } = this.#parts
+    const control = this.#control
     rules.change?.(bytes)
     const frames = framesOf(bytes)
     counts.frames += this.#depth = frames.length
@@ -199,13 +204,13 @@ export class CapturedInstance {
   }
 
   #instantiate(): Held {
-    const { control, give } = this.#parts
+    const { give } = this.#parts
     const { memories, imports } = give()
     const { exports } = new WebAssembly.Instance(this.#module, { ...imports, cellar: {
       // What isn't there isn't given: V8 says what is missing.
       ...Object.fromEntries(memories.flatMap((memory, i) =>
         memory === undefined ? [] : [[memoryName(i), memory]])),
-      [CONTROL_MEMORY]: control } })
+      [CONTROL_MEMORY]: this.#control } })
     const yields = new WebAssembly.Instance(YIELD_MODULE, { '': {
       due: () => this.#isDue(),
       pause: new WebAssembly.Suspending(() => Promise.resolve()) as unknown as WebAssembly.ImportValue,

@@ -153,10 +153,16 @@ export class Captures {
     return this.#lines.continuations.of(member.executable, state.frames)
   }
 
+  // A cell that nothing can go on with (its continuation would be too large) ends: stopped for ever is worse.
   #resume(resident: Resident, stopped: Stopped): void {
-    const continuation = this.#continuation(resident, stopped)
     resident.stopped = undefined
-    this.#lines.post(resident.pcpu, { goOn: resident.id, continuation })
+    try {
+      const continuation = this.#continuation(resident, stopped)
+      this.#lines.post(resident.pcpu, { goOn: resident.id, continuation })
+    } catch (error) {
+      if (!(error instanceof CellarError)) throw error
+      this.#lines.post(resident.pcpu, { stop: resident.id, end: KILLED })
+    }
   }
 
   // A pCPU for each, as if they came one after the other; all of them, or an error.

@@ -1,11 +1,10 @@
-// translate/capture_test.ts: captured code, by itself: what cells don't have (references of the host, functions that
-// are called by references, several memories) goes on, too. What cells have is tested there (cell/cell_capture_test.ts).
+// translate/capture_test.ts: captured code by itself: what cells don't have (references of the host, functions that are
+// called by references, several memories) goes on, too. What they have is tested there (cell/cell_capture_test.ts).
 
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import wabt from 'wabt'
 import { Capturable, CaptureCounts, CapturedInstance } from '../../tests/capture_instance.ts'
-import { newControl } from '../cell/pcpu.ts'
 import { decodeModule } from '../wasm/decode.ts'
 import { KIND_FUNC, leb, name, PREAMBLE, section, SECTION_CODE, SECTION_ELEMENT, SECTION_EXPORT, SECTION_FUNCTION,
   SECTION_TYPE, vec } from '../wasm/encode.ts'
@@ -14,10 +13,12 @@ import { prepare } from '../wasm/prepare.ts'
 import { Uncapturable } from './uncapturable.ts'
 
 const { parseWat } = await wabt()
+/** Its types don't know of it. */
+const MULTI_MEMORY = { multi_memory: true } as const
 
 function capturable(text: string): Capturable {
   const parsed = parseWat('guest.wat', text,
-    { reference_types: true, multi_memory: true, multi_value: true, exceptions: true })
+    { reference_types: true, multi_value: true, exceptions: true, ...MULTI_MEMORY })
   const bytes = parsed.toBinary({}).buffer as Uint8Array<ArrayBuffer>
   parsed.destroy()
   return prepared(bytes)
@@ -33,7 +34,7 @@ async function resultsOf(program: Capturable, args: readonly unknown[]): Promise
   let results: unknown[] | undefined
   for (const [nth, anew] of [[1e9, false], [2, false], [2, true], [3, false], [5, true]] as const) {
     const counts = new CaptureCounts()
-    const instance = new CapturedInstance({ program, control: newControl(), rules: { nth, anew }, counts,
+    const instance = new CapturedInstance({ program, rules: { nth, anew }, counts,
       give: () => ({ imports: {}, memories: memoriesOf(program.module).map(({ min, max }) =>
         new WebAssembly.Memory({ initial: min, ...(max === undefined ? {} : { maximum: max }) })) }) })
     const { index } = program.module.exports.find((one) => one.name === 'test')!
@@ -92,7 +93,8 @@ const BY_REFERENCE = Uint8Array.from([
   ...section(SECTION_EXPORT, vec([[...name('test'), KIND_FUNC, 1]])),
   ...section(SECTION_ELEMENT, vec([[3, 0, 1, 0]])),
   ...section(SECTION_CODE, vec([
-    [1, 1, 0x7f, 0x03, 0x40, 0x20, 1, 0x41, 1, 0x6a, 0x22, 1, 0x41, 6, 0x49, 0x0d, 0, 0x0b, 0x20, 0, 0x41, 1, 0x6a, 0x0b],
+    [1, 1, 0x7f, 0x03, 0x40, 0x20, 1, 0x41, 1, 0x6a, 0x22, 1, 0x41, 6, 0x49, 0x0d, 0, 0x0b,
+      0x20, 0, 0x41, 1, 0x6a, 0x0b],
     [1, 1, 0x63, 0, 0xd2, 0, 0x21, 1, 0x20, 0, 0x20, 1, 0x14, 0, 0x20, 1, 0x14, 0, 0x0b],
   ].map((body) => [...leb(body.length), ...body]))),
 ])

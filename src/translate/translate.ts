@@ -34,7 +34,7 @@ import { CONTROL_PAGES } from './control_words.ts'
 import { Untreatable } from './untreatable.ts'
 
 /** The version of what is made: translations by another one are of no use. */
-export const TRANSLATOR_VERSION = '3'
+export const TRANSLATOR_VERSION = '4'
 
 /** What makes a guest leave. */
 export type Mode = 'preempt' | 'fuel'
