@@ -6,6 +6,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
+import { CellarError } from '../base/errors.ts'
 import { newGrant, type Asked } from '../services/lifecycle/lifecycle.ts'
 import type { Member } from './stack.ts'
 import { member, withListened } from './stack_test_support.ts'
@@ -291,6 +292,16 @@ test('a copy that has no place is refused, and one that can not be made ends so:
     await listened.heard(id, ticks(before + 3))
     counted(listened.said.get(id)!)
   })
+})
+
+test('a cell that nothing can go on with ends, and nobody waits for it', LIMIT, async () => {
+  const continuations = { of(): never { throw new CellarError('SNAPSHOT_FOREIGN', ['it is too large']) } }
+  await withListened(async (listened, stack) => {
+    const { id, ended } = listened.start(busy(5), 0)
+    await listened.heard(id, ticks(2))
+    await assert.rejects(stack.fork(id, [busy(5)]), { code: 'SNAPSHOT_FOREIGN' })
+    assert.deepEqual((await ended).outcome, { kind: 'signal', signal: 9 })
+  }, { continuations })
 })
 
 test('cells that start on one pCPU come to be spread by their loads, and none is disturbed by it', LIMIT, async () => {
