@@ -116,6 +116,16 @@ for (const [what, forge] of Object.entries(FORGED)) {
   })
 }
 
+test('functions that were added to the guest are not its to refer to: they reach the save area', async () => {
+  using made = await programOf(VICTIM)
+  const { capture } = made.executable
+  assert.ok(capture?.can === true)
+  for (let index = capture.info.poll - 1; index < capture.info.poll + 20; index++) {
+    const error = await changed(made, 9, (state) => ({ ...state, tables: [{ table: 0, entries: [index] }] }))
+    assert.ok(error instanceof CellarError && error.code === 'SNAPSHOT_FOREIGN', `function ${index}`)
+  }
+})
+
 test('frames of another program are refused, or are a guest that goes wrong by itself', async () => {
   using made = await programOf(VICTIM)
   using other = await programOf(VICTIM.replace('(local $i i32) (local $f funcref)', '(local $i i64) (local $f funcref)')

@@ -69,6 +69,11 @@ const PROGRAMS: Readonly<Record<string, readonly [text: string, code: number]>> 
           (local.set $n (call $next (local.get $n))))
         (br_if $again (i32.lt_u (local.tee $n (i32.add (local.get $n) (i32.const 1))) (i32.const 20))))
       (i32.wrap_i64) (i32.add) (i32.mul (local.get $n)))`, 220],
+  'a reference of the host, which is null, held over a call': [`
+    (func $loop (local $i i32)
+      (loop $l (br_if $l (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 9)))))
+    (func $none (result externref) (local $r externref) (call $loop) (local.get $r))
+    (func $test (result i32) (i32.add (i32.const 4) (ref.is_null (call $none))))`, 5],
   'ten thousand frames': [`
     (func $deep (param i32) (result i32)
       (if (result i32) (local.get 0)
