@@ -24,7 +24,6 @@ const BENCHES = {
   share: () => import('./share.ts'),
   decide: () => import('./decide.ts'),
   host: () => import('./host.ts'),
-  migrate: () => import('./migrate.ts'),
   crowd: () => import('./crowd.ts'),
   fork: () => import('./fork.ts'),
   capture: () => import('./capture.ts'),
