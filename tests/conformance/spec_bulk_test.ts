@@ -10,7 +10,7 @@ import { MODES } from './spec_suite.ts'
 import { wabtConverter } from './wast_converter.ts'
 
 // The plain count of instructions doesn't know what the pieces cost.
-const PIECEWISE = MODES.filter(({ name }) => !name.includes('one by one'))
+const PIECEWISE = MODES.filter(({ name }) => !name.includes('one by one') && !/captured at 1 check in [23]/.test(name))
 const PAGE = 65_536
 const wabt = await wabtConverter()
 
@@ -34,8 +34,9 @@ async function assertSame(script: string, traps: number): Promise<void> {
   assert.deepEqual(failures, [])
   assert.equal(v8.filter((line) => line.includes('trap: ')).length, traps, v8.join('\n'))
   assert.equal(v8.length, traps, v8.join('\n'))
-  for (const [mode, { yields }] of counts) {
-    assert.equal(yields > 0, mode !== UNTRANSLATED && !mode.endsWith('never'), mode)
+  for (const [mode, { yields, here, anew }] of counts) {
+    const left = mode.startsWith('captured') ? here + anew : yields
+    assert.equal(left > 0, mode !== UNTRANSLATED && !mode.endsWith('never'), mode)
   }
 }
 
