@@ -173,6 +173,8 @@ class CellProcess {
   #hello(version: string): void {
     this.#snapshots.cellar = version
     this.#lookout = void clearInterval(this.#lookout)
+    // An earlier host answers nothing any more, though its end may not have been noticed yet.
+    this.#unanswered()
     // What an earlier host sent for launches that never came, and what it wanted.
     this.#receiver.clear()
     this.#cells.isDraining = false
@@ -204,11 +206,15 @@ class CellProcess {
   }
 
   #hostGone(): void {
-    for (const answer of this.#dials.values()) answer({ errno: EHOSTUNREACH })
-    this.#asking.hostGone()
+    this.#unanswered()
     this.#transfers.detachAll()
     for (const abandoned of this.#consoles.detachAll()) this.#cells.abandon(abandoned)
     this.#lookOut()
+  }
+
+  #unanswered(): void {
+    for (const answer of this.#dials.values()) answer({ errno: EHOSTUNREACH })
+    this.#asking.hostGone()
   }
 
   // Only while no host is there: then it can't be told to end.

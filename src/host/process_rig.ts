@@ -82,12 +82,14 @@ export class ProcessRig {
       'started' in message && message.started === id)
   }
 
-  /** How a guest has ended, which is acknowledged. */
+  /** How a guest has ended, which is acknowledged. Of one that ended before a new link was there, its hello tells. */
   async ended(id: string, run = 1): Promise<GuestEnd> {
-    const { ended } = await this.hear((message): message is Extract<FromProcess, { ended: GuestEnd }> =>
-      'ended' in message && message.ended.id === id && message.ended.run === run)
+    const its = (message: FromProcess): GuestEnd | undefined =>
+      ('ended' in message ? [message.ended] : 'hello' in message ? [...message.ends] : [])
+        .find((end) => end.id === id && end.run === run)
+    const message = await this.hear((one): one is FromProcess => its(one) !== undefined)
     this.link.send({ ack: id, run })
-    return ended
+    return its(message)!
   }
 
   /** A launch of guests/PROGRAM.wasm. */
