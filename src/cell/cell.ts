@@ -24,6 +24,7 @@ import type { CaptureParts, CellCapture } from './cell_capture.ts'
 import type { Executable } from './executable.ts'
 import { isGated, RESUMED, STOPPED, UNWINDS } from './gate.ts'
 import { bind, HYPERCALL_NAMES, type Tracer } from './hypercalls.ts'
+import { promising } from './promising.ts'
 import { SaveArea } from './save_area.ts'
 import type { CellState } from './state.ts'
 import { describeTrap, type Trap } from './trap.ts'
@@ -284,10 +285,6 @@ export class Cell {
     return new WebAssembly.Instance(this.#executable.gate, { hypercall, vcpu }).exports as Record<string,
       WebAssembly.ExportValue>
   }
-}
-
-function promising(func: WebAssembly.ExportValue | undefined): (...args: unknown[]) => Promise<unknown> {
-  return WebAssembly.promising(func as (...args: unknown[]) => unknown) as (...args: unknown[]) => Promise<unknown>
 }
 
 function instantiate({ name, module }: Executable, imports: WebAssembly.Imports): WebAssembly.Instance {

@@ -16,6 +16,7 @@ import type { Usage, Origin } from './cell.ts'
 import type { Executable } from './executable.ts'
 import { InstanceState } from './instance_state.ts'
 import { putImage, takeImage } from './memory_image.ts'
+import { promising } from './promising.ts'
 import type { SaveArea } from './save_area.ts'
 import { CAPTURE_VERSION, type CellState } from './state.ts'
 
@@ -83,6 +84,7 @@ export class CellCapture {
     // They are put once more when it goes on: what can't be put is to be refused now.
     this.#state.setReferences(frames.references)
     if (frames.bytes.length > 0) this.#next = { frames, continuation }
+    if (frames.bytes.length > area.room) throw foreign(`its frames have ${frames.bytes.length} bytes`)
     const { since, monotonicNs } = state
     if (since !== -1 && !(since >= 0 && since <= monotonicNs)) throw foreign('it waits from a time that is to come')
     context.since = since
@@ -213,10 +215,6 @@ export class CellCapture {
       used: { cpuNs, wallNs, waits, preemptions, hypercalls },
     }
   }
-}
-
-function promising(func: WebAssembly.ExportValue | undefined): (...args: unknown[]) => Promise<unknown> {
-  return WebAssembly.promising(func as (...args: unknown[]) => unknown) as (...args: unknown[]) => Promise<unknown>
 }
 
 function foreign(why: string): CellarError {

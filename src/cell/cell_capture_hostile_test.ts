@@ -116,6 +116,34 @@ for (const [what, forge] of Object.entries(FORGED)) {
   })
 }
 
+/** A frame of 40 locals around a loop. */
+const WIDE = `(module ${importOf('proc_exit', 'i32', '')} (memory (export "memory") 1)
+  (func $loop (local $i i32)
+    (loop $l (br_if $l (i32.lt_u (local.tee $i (i32.add (local.get $i) (i32.const 1))) (i32.const 99)))))
+  (func $wide (result i64) ${Array.from({ length: 40 }, (_, i) => `(local $l${i} i64)`).join(' ')}
+    ${Array.from({ length: 40 }, (_, i) => `(local.set $l${i} (i64.load offset=${i} (i32.const 0)))`).join(' ')}
+    (call $loop) (i64.const 0)
+    ${Array.from({ length: 40 }, (_, i) => `(local.get $l${i}) (i64.add)`).join(' ')})
+  (func (export "_start") (drop (call $wide)) (call $proc_exit (i32.const 17))))`
+
+test('frames beyond the save area are refused, and not put', async () => {
+  using made = await programOf(WIDE)
+  assert.deepEqual(await changed(made, 5, (state) => state), END)
+  const error = await changed(made, 5, (state) => {
+    const wide = framesOf(state.frames)[1]!
+    const end = framesOf(state.frames)[0]!.at
+    const one = state.frames.slice(wide.at, end)
+    assert.ok(one.length > 320)
+    const copies = Math.ceil(64 * 1024 * 1024 / one.length)
+    const frames = new Uint8Array(state.frames.length + copies * one.length)
+    frames.set(state.frames.subarray(0, end))
+    for (let i = 0; i < copies; i++) frames.set(one, end + i * one.length)
+    frames.set(state.frames.subarray(end), end + copies * one.length)
+    return { ...state, frames }
+  })
+  assert.ok(error instanceof CellarError && error.code === 'SNAPSHOT_FOREIGN', JSON.stringify(error))
+})
+
 test('functions that were added to the guest are not its to refer to: they reach the save area', async () => {
   using made = await programOf(VICTIM)
   const { capture } = made.executable

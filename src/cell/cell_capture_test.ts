@@ -9,11 +9,9 @@ import { InputBuffer, OutputBuffer } from '../services/console/console.ts'
 import { captureLoaded, programOf, runStopped, type Stops } from '../../tests/captured_program.ts'
 import { Continuations } from './continuations.ts'
 import { Pcpu } from './pcpu.ts'
-import { cellOf, importOf } from './test_support.ts'
+import { cellOf, ECHO, importOf } from './test_support.ts'
 
 const EXIT = importOf('proc_exit', 'i32', '')
-const READ = importOf('fd_read', 'i32 i32 i32 i32')
-const WRITE = importOf('fd_write', 'i32 i32 i32 i32')
 const POLL = importOf('poll_oneoff', 'i32 i32 i32 i32')
 
 /** Every program is run in these ways. At a loop's beginning it goes on with the check itself: not at each check. */
@@ -206,18 +204,6 @@ test('a start function is stopped, and what comes after it follows', async () =>
     if (stops.nth === 2) assert.deepEqual(new Set(states.map(({ phase }) => phase)), new Set(['start', 'main']))
   }
 })
-
-// Reads up to 64 bytes at 1024, writes what it got, and again until the end of its input.
-const ECHO = `(module ${READ} ${WRITE}
-  (memory (export "memory") 1)
-  (data (i32.const 0) "\\00\\04\\00\\00\\40\\00\\00\\00\\00\\04\\00\\00")
-  (func (export "_start")
-    (loop $again
-      (drop (call $fd_read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 16)))
-      (if (i32.load (i32.const 16)) (then
-        (i32.store (i32.const 12) (i32.load (i32.const 16)))
-        (drop (call $fd_write (i32.const 1) (i32.const 8) (i32.const 1) (i32.const 20)))
-        (br $again))))))`
 
 test('a hypercall that waits when its guest is stopped is tried again with the same arguments', async () => {
   using made = await programOf(ECHO)

@@ -6,23 +6,11 @@ import { CellarError } from '../base/errors.ts'
 import { InputBuffer, OutputBuffer } from '../services/console/console.ts'
 import { Descriptors } from '../wasi/p1/descriptors.ts'
 import { Pcpu } from './pcpu.ts'
-import { cellOf, executableOfText, importOf } from './test_support.ts'
+import { cellOf, ECHO, executableOfText, importOf } from './test_support.ts'
 
 const READ = importOf('fd_read', 'i32 i32 i32 i32')
 const WRITE = importOf('fd_write', 'i32 i32 i32 i32')
 const EXIT = importOf('proc_exit', 'i32', '')
-
-// Reads up to 64 bytes at 1024, writes what it got, and again until the end of its input.
-const ECHO = `(module ${READ} ${WRITE}
-  (memory (export "memory") 1)
-  (data (i32.const 0) "\\00\\04\\00\\00\\40\\00\\00\\00\\00\\04\\00\\00")
-  (func (export "_start")
-    (loop $again
-      (drop (call $fd_read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 16)))
-      (if (i32.load (i32.const 16)) (then
-        (i32.store (i32.const 12) (i32.load (i32.const 16)))
-        (drop (call $fd_write (i32.const 1) (i32.const 8) (i32.const 1) (i32.const 20)))
-        (br $again))))))`
 
 test('a cell that waits leaves its pCPU to the others', async () => {
   const pcpu = new Pcpu()

@@ -45,7 +45,10 @@ export class SaveArea {
     return taken
   }
 
-  /** Fills it, for what goes on next. Throws RangeError if that is more than it holds. */
+  /** How many bytes of frames it holds. */
+  get room(): number { return this.#bytes.length - CONTROL_FRAMES }
+
+  /** Fills it, for what goes on next: no more than there is `room` for. */
   put(bytes: Uint8Array, funcs = 0): void {
     this.#bytes.set(bytes, CONTROL_FRAMES)
     this.#words[CONTROL_POINTER >> 2] = CONTROL_FRAMES + bytes.length

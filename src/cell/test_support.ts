@@ -81,3 +81,16 @@ export async function withScheduledPcpu(
     await worker.terminate()
   }
 }
+
+/** Reads up to 64 bytes at 1024, writes what it got, and again until the end of its input. */
+export const ECHO = `(module ${importOf('fd_read', 'i32 i32 i32 i32')}
+  ${importOf('fd_write', 'i32 i32 i32 i32')}
+  (memory (export "memory") 1)
+  (data (i32.const 0) "\\00\\04\\00\\00\\40\\00\\00\\00\\00\\04\\00\\00")
+  (func (export "_start")
+    (loop $again
+      (drop (call $fd_read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 16)))
+      (if (i32.load (i32.const 16)) (then
+        (i32.store (i32.const 12) (i32.load (i32.const 16)))
+        (drop (call $fd_write (i32.const 1) (i32.const 8) (i32.const 1) (i32.const 20)))
+        (br $again))))))`

@@ -73,6 +73,14 @@ function firstBody(module: Module): number {
   return reader.at
 }
 
+/** A body as the code section has it: behind its length. */
+export function sizedBody(body: ArrayLike<number>): Uint8Array {
+  const out = new BodyWriter(body.length + 5)
+  out.u32(body.length)
+  out.append(body)
+  return out.written()
+}
+
 /** The module with its additions, each section in its place, and a custom section at its end. */
 export function assemble(
   module: Module, added: Additions, code: Code, custom?: { readonly name: string; readonly content: Uint8Array },

@@ -36,8 +36,6 @@ import { Splice, type BodyTranslator } from './splice.ts'
 /** Where what capture adds begins. */
 export type CapturePlaces = {
   readonly control: number; readonly yields: number
-  /** The first function behind `yields`. */
-  readonly functions: number
   /** The first table behind that of `yields`: functions, then references of the host. */
   readonly tables: number
   /** The first global. */

@@ -3,13 +3,13 @@
 import { BodyWriter } from '../wasm/body_writer.ts'
 import {
   KIND_FUNC, KIND_GLOBAL, KIND_MEMORY, KIND_TABLE, KIND_TAG, leb, limits, name, SECTION_CODE, SECTION_ELEMENT,
-  SECTION_EXPORT, SECTION_FUNCTION, SECTION_GLOBAL, SECTION_IMPORT, SECTION_TABLE, SECTION_TYPE,
+  SECTION_EXPORT, SECTION_FUNCTION, SECTION_GLOBAL, SECTION_IMPORT, SECTION_TABLE, SECTION_TYPE, sleb,
 } from '../wasm/encode.ts'
 import type { Module } from '../wasm/module.ts'
 import { opcodeOf } from '../wasm/opcodes.ts'
 import { HYPERVISOR_MODULE, START_EXPORT } from '../wasm/prepare.ts'
 import { REFERENCE } from '../wasm/value_types.ts'
-import { assemble, translateBodies } from './assemble.ts'
+import { assemble, sizedBody, translateBodies } from './assemble.ts'
 import { BulkHelpers } from './bulk.ts'
 import { HOLDS_TABLE_CHANGE, HOLDS_TAIL_CALL, type Calls } from './calls.ts'
 import { AddedFunctions, Capture } from './capture.ts'
@@ -31,7 +31,7 @@ export function captureCode(module: Module, calls: Calls, places: Places, unboun
   const bulk = new BulkHelpers(module, () => added.add(reserved), { check: [], piece: [] }, unbounded)
   const hasTailCalls = calls.holds.some((held) => (held & HOLDS_TAIL_CALL) !== 0)
   const capture = new Capture(module, { calls, bulk, added, hasTailCalls, places: { control: places.memory,
-    yields: places.yield, functions: places.yield + 1, tables: places.table + 1, globals: places.fuel } })
+    yields: places.yield, tables: places.table + 1, globals: places.fuel } })
   const changesTables = calls.holds.some((held) => (held & HOLDS_TABLE_CHANGE) !== 0)
   if (changesTables) checkTables(capture.types)
   const code = translateBodies(module, capture)
@@ -113,7 +113,7 @@ function globalFunctions(capture: Capture, { memory }: Places): { save: AddedCod
     keep(global, 0)
     load.push(GLOBAL_GET, ...leb(global), IF, VOID, 0xfc, opcode === DATA_DROP ? 9 : 13, ...leb(segment), END)
   }
-  const size = storeWord(memory, CONTROL_POINTER, [I32_CONST, ...signed(CONTROL_FRAMES + offset)])
+  const size = storeWord(memory, CONTROL_POINTER, [I32_CONST, ...sleb(CONTROL_FRAMES + offset)])
   const type = [0x60, 0, 0]
   return { save: { type, body: [0, ...save, ...size, END] }, load: { type, body: [0, ...load, END] } }
 }
@@ -125,10 +125,10 @@ function addLookUp(added: AddedFunctions, count: number): number {
   for (let first = 0; first < count; first += PART) {
     const end = Math.min(count, first + PART)
     parts.push(added.add({ type, body: choice(end - first, (i) => [REF_FUNC, ...leb(first + i)],
-      [LOCAL_GET, 0, I32_CONST, ...signed(first), I32_SUB]) }))
+      [LOCAL_GET, 0, I32_CONST, ...sleb(first), I32_SUB]) }))
   }
   return added.add({ type, body: choice(parts.length, (i) => [LOCAL_GET, 0, CALL, ...leb(parts[i]!)],
-    [LOCAL_GET, 0, I32_CONST, ...signed(PART), I32_DIV_U]) })
+    [LOCAL_GET, 0, I32_CONST, ...sleb(PART), I32_DIV_U]) })
 }
 
 // Blocks within blocks, left by a table: what comes behind block i is the answer for i.
@@ -166,7 +166,7 @@ function additions(module: Module, capture: Capture, places: Places, ends: Ends)
         [...name(export_), KIND_TABLE, ...leb(places.table + 1 + i)]) : []),
     ]],
     [SECTION_ELEMENT, [declared(places.yield + 1 + codes.length)]],
-    [SECTION_CODE, [yields, ...codes.map(({ body }) => body)].map(sized)],
+    [SECTION_CODE, [yields, ...codes.map(({ body }) => body)].map(sizedBody)],
   ])
 }
 
@@ -181,19 +181,6 @@ function declared(count: number): Uint8Array {
   out.u32(count)
   for (let i = 0; i < count; i++) out.u32(i)
   return out.written()
-}
-
-function sized(body: ArrayLike<number>): Uint8Array {
-  const out = new BodyWriter(body.length + 5)
-  out.u32(body.length)
-  out.append(body)
-  return out.written()
-}
-
-function signed(value: number): number[] {
-  const out = new BodyWriter(8)
-  out.s32(value)
-  return [...out.written()]
 }
 
 /** Entries of a table of references that frames keep. */

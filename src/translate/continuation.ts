@@ -16,12 +16,13 @@ import { BodyReader, eachBody, stopsAt } from '../wasm/body.ts'
 import { BodyWriter } from '../wasm/body_writer.ts'
 import {
   KIND_FUNC, KIND_GLOBAL, KIND_MEMORY, KIND_TABLE, KIND_TAG, leb, limits, name, PREAMBLE, SECTION_CODE,
-  SECTION_CUSTOM, SECTION_ELEMENT, SECTION_EXPORT, SECTION_FUNCTION, SECTION_IMPORT, SECTION_TABLE, SECTION_TYPE,
+  SECTION_CUSTOM, SECTION_ELEMENT, SECTION_EXPORT, SECTION_FUNCTION, SECTION_IMPORT, SECTION_TABLE, SECTION_TYPE, sleb,
 } from '../wasm/encode.ts'
 import { importsOf, memoriesOf, sectionOf, type Module } from '../wasm/module.ts'
 import { opcodeOf } from '../wasm/opcodes.ts'
 import { HYPERVISOR_MODULE, memoryName } from '../wasm/prepare.ts'
 import { Reader } from '../wasm/reader.ts'
+import { sizedBody } from './assemble.ts'
 import { BULK_COUNT_MAX, BulkHelpers } from './bulk.ts'
 import { helperReader, needsEntryCheck, plainKey, planHelper, plainType, withoutHelpers } from './capture.ts'
 import { hasBit, type CaptureInfo } from './capture_info.ts'
@@ -253,7 +254,7 @@ class Builder implements PlanContext {
       throwKept: (offset) => throwKept(this.#control, this.types, this.#base, offset),
       function: (index) => this.#imports.get(index)!,
       blockType: (results) => results.length === 0 ? [VOID] : results.length === 1 ? values.bytesOf(results[0]!)
-        : signed(this.#typeOf([], results)),
+        : sleb(this.#typeOf([], results)),
       dispatch: (results) => this.#dispatchCode(results),
     }
   }
@@ -339,7 +340,7 @@ class Builder implements PlanContext {
     })
     for (const local of plan.sites[site]!.saved[KEEP_EXCEPTION]!) {
       const make = this.#addOnce('make', () => makeExceptionFunction(this.#control, this.types))
-      out.append([LOCAL_GET, ...leb(base), I32_CONST, ...signed(offset), I32_ADD, CALL, ...leb(make),
+      out.append([LOCAL_GET, ...leb(base), I32_CONST, ...sleb(offset), I32_ADD, CALL, ...leb(make),
         LOCAL_SET, ...leb(local)])
       offset += this.types.exceptionBytes!
     }
@@ -350,10 +351,10 @@ class Builder implements PlanContext {
     const { values } = this.types
     const word = keep === KEEP_FUNC ? CONTROL_FUNCS : CONTROL_EXTERNS
     const table = this.#tables.guest + (keep === KEEP_FUNC ? 1 : 2)
-    out.append(storeWord(this.#control, word, [...loadWord(this.#control, word), I32_CONST, ...signed(locals.length),
+    out.append(storeWord(this.#control, word, [...loadWord(this.#control, word), I32_CONST, ...sleb(locals.length),
       I32_SUB]))
     locals.forEach((local, i) => {
-      out.append([...loadWord(this.#control, word), I32_CONST, ...signed(i), I32_ADD, TABLE_GET, ...leb(table)])
+      out.append([...loadWord(this.#control, word), I32_CONST, ...sleb(i), I32_ADD, TABLE_GET, ...leb(table)])
       const type = values.nameOf(plan.locals[local]!)
       if (/^\(ref null \d/.test(type)) out.append([0xfb, REF_CAST_NULL, ...values.nullOf(plan.locals[local]!)!])
       else if (type === 'nullfuncref' || type === 'nullexternref') {
@@ -391,12 +392,7 @@ class Builder implements PlanContext {
         ...Array.from({ length: count }, (_, i) => leb(continuations + i)).flat()],
       [3, 0, ...leb(continuations), ...Array.from({ length: continuations }, (_, i) => leb(i)).flat()],
     ])
-    section(SECTION_CODE, this.#codes.map(({ body }) => {
-      const code = new BodyWriter(body.length + 5)
-      code.u32(body.length)
-      code.append(body)
-      return code.written()
-    }))
+    section(SECTION_CODE, this.#codes.map(({ body }) => sizedBody(body)))
     this.#writeNames(out, continuations, frames)
     return out.written()
   }
@@ -452,12 +448,6 @@ class Builder implements PlanContext {
       : this.#bulk.make(helper.opcode, helper.a, helper.b).type
     return this.#newType(type.join(), [...type])
   }
-}
-
-function signed(value: number): number[] {
-  const out = new BodyWriter(8)
-  out.s32(value)
-  return [...out.written()]
 }
 
 const VOID = 0x40
