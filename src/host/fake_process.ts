@@ -159,6 +159,8 @@ export class FakeHost {
   readonly folder: string
   readonly paths: Paths
   processes: FakeProcess[] = []
+  /** Messages of these kinds no process answers that is made from now on. */
+  silent: readonly Kind[] = []
   store!: Store
   state!: State
   captures!: Captures
@@ -289,6 +291,7 @@ export class FakeHost {
       if (there !== undefined) return there.handle
       const id = this.#nextProcess++
       const made = new FakeProcess(id, project, this.paths.run(id), (from, message) => this.#heard(from, message))
+      for (const kind of this.silent) made.silent.add(kind)
       this.processes.push(made)
       return made.handle
     }

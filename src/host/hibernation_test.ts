@@ -204,14 +204,17 @@ withHost('a wake that fails again and again leaves the guest hibernated, for ano
     const { port } = web.row.ports[0]!
     await host.hibernation.hibernate(web)
     const { from } = web.row
+    // Those that there are, and those that come in their place.
+    for (const one of host.processes) one.silent.add('start')
+    host.silent = ['start']
     const killing = setInterval(() => {
       for (const one of host.processes) {
-        one.silent.add('start')
         if (one.was('start', web.row.id)) host.lose(one)
       }
     }, 1)
     await assert.rejects(host.hibernation.wake(web, 'asked'), { code: 'WAKE_FAILED', message: /SIGKILL/ })
     clearInterval(killing)
+    host.silent = []
     for (const one of host.processes) one.silent.clear()
     assert.deepEqual([web.row.phase, web.row.from, web.row.ports[0]!.port], ['hibernated', from, port])
     await sleep(1200)
