@@ -23,11 +23,18 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   services: ['base', 'sys'],
   wasi: ['base', 'sys', 'wasm', 'services'],
   cell: ['base', 'sys', 'wasm', 'translate', 'sched', 'services', 'wasi'],
+  device: ['base', 'sys'],
+  kvm: ['base', 'sys'],
+  virtio: ['base', 'sys', 'services'],
+  machine: ['base', 'sys', 'services', 'device', 'kvm', 'virtio'],
+  qemu: ['base', 'sys', 'services', 'machine'],
   image: ['base', 'sys', 'wasm'],
-  snapshot: ['base', 'sys', 'services', 'cell', 'image'],
-  host: ['base', 'sys', 'wasm', 'translate', 'sched', 'services', 'wasi', 'cell', 'image', 'snapshot'],
-  api: ['base', 'sys', 'sched', 'services', 'cell', 'image', 'snapshot', 'host'],
-  cli: ['base', 'sys', 'wasm', 'translate', 'sched', 'services', 'wasi', 'cell', 'image', 'snapshot', 'host', 'api'],
+  snapshot: ['base', 'sys', 'services', 'cell', 'machine', 'image'],
+  host: ['base', 'sys', 'wasm', 'translate', 'sched', 'services', 'wasi', 'cell', 'machine', 'qemu', 'image',
+    'snapshot'],
+  api: ['base', 'sys', 'sched', 'services', 'cell', 'machine', 'image', 'snapshot', 'host'],
+  cli: ['base', 'sys', 'wasm', 'translate', 'sched', 'services', 'wasi', 'cell', 'machine', 'image', 'snapshot', 'host',
+    'api'],
 }
 
 /** Folders that run in any JavaScript engine: nothing of Node in them. */
