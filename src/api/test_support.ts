@@ -297,7 +297,8 @@ export class FakeOperator implements Operator {
   async removePool(project: string, name: string): Promise<void> { remove('pool', this.#of(project).pools, name) }
   networks(project: string): NetworkView[] { return [...this.#of(project).networks.values()] }
   async putNetwork(project: string, name: string): Promise<NetworkView> {
-    return put(this.#of(project, true).networks, { project, name, guests: [], createdAt: 0 })
+    return put(this.#of(project, true).networks, { project, name, guests: [], createdAt: 0,
+      kind: spec.kind })
   }
   async removeNetwork(project: string, name: string): Promise<void> {
     remove('network', this.#of(project).networks, name)

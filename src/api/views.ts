@@ -37,7 +37,7 @@ const USAGE = z.looseObject({ cpuNs: z.number(), wallNs: z.number(), memoryBytes
   z.ZodType<Usage>
 
 export const GUEST: z.ZodType<GuestView> = z.object({
-  id: text, project: text, name: text, kind: z.literal('cell'),
+  id: text, project: text, name: text, kind: z.enum(['cell', 'machine']),
   spec: GUEST_SPEC as unknown as z.ZodType<GuestSpec>,
   digest: text.describe("Of the image's module"),
   generation: count.describe('Counts changes of spec: the ETag'),
@@ -47,7 +47,9 @@ export const GUEST: z.ZodType<GuestView> = z.object({
   exit: z.exactOptional(z.object({
     status: count, reason: text, outcome: z.exactOptional(OUTCOME), usage: z.exactOptional(USAGE),
   }).describe('Its last end')),
-  process: count.optional().describe('The cell process that it is in'),
+  process: count.optional().describe('The process that it is in'),
+  engine: z.exactOptional(z.object({ name: z.enum(['kvm', 'qemu']), why: text }))
+    .describe('What runs it, a machine, and why that'),
   ports: z.array(z.object({ address: text, port: count, guest: count })).describe('Where it is published now'),
   capture: z.object({
     can: z.boolean(), why: text.optional().describe('Why not'),
@@ -78,7 +80,7 @@ export const POOL: z.ZodType<PoolView> = z.object({
 })
 export const VOLUME: z.ZodType<VolumeView> = z.object({
   project: text, name: text, sizeBytes: size, usedBytes: size.optional(), guests: z.array(text), createdAt: TIME,
-  clonedFrom: text.optional(),
+  clonedFrom: text.optional(), kind: z.enum(['folder', 'disk']),
 })
 export const NETWORK: z.ZodType<NetworkView> = z.object({
   project: text, name: text, guests: z.array(text), createdAt: TIME,

@@ -131,6 +131,23 @@ export const HOST_ERRORS = {
   CONTEXT_INVALID: entry(400, (path: string, what: string) => `Cannot use the contexts in "${path}": ${what}`,
     "Mend the file, or delete it and use 'cellar context create'"),
 
+  MACHINE_NO_ENGINE: entry(422, (name: string, why: string) => `Cannot run machine "${name}" as nothing here can: ${why}`,
+    "See 'cellar doctor'; QEMU runs machines anywhere: apt-get install qemu-system-x86"),
+  MACHINE_TAP_FAILED: entry(422, (name: string, tap: string, why: string) =>
+    `Cannot give "${name}" the network device "${tap}": ${why}`,
+    'Make it first, and run the host as root: ip tuntap add dev NAME mode tap vnet_hdr'),
+  MACHINE_WORD: entry(422, (name: string, what: string) => `Cannot use "${what}" for "${name}" as it is a machine`,
+    'That is for cells; see docs/machines.md'),
+  CELL_WORD: entry(422, (name: string, what: string) => `Cannot use "${what}" for "${name}" as its image is a cell's`,
+    'That is for machines; see docs/machines.md'),
+  VOLUME_KIND: entry(422, (name: string, volume: string) =>
+    `Cannot give "${name}" the volume "${volume}" as it is a folder: a machine needs a disk`,
+    'Create one: cellar volume create NAME --disk --size 1GiB'),
+  VOLUME_SHARED: entry(409, (name: string, volume: string, by: string) =>
+    `Cannot start "${name}" as "${by}" has the disk "${volume}"`, 'Stop that one, or give each a disk of its own'),
+  KVM_NOT_PERMITTED: entry(403, (name: string, why: string) => `Cannot run "${name}" with KVM: /dev/kvm answers ${why}`,
+    'Run the host as root or in the group kvm, or run it with --engine qemu'),
+
   SNAPSHOT_DAMAGED: entry(422, (name: string, why: string) => `Cannot use snapshot "${name}" as it is damaged: ${why}`,
     'Take another one, or fetch it again: nothing was started from it'),
   SNAPSHOT_FOREIGN: entry(422, (why: string) => `Cannot go on from the snapshot here: ${why}`,

@@ -18,6 +18,8 @@ export type Current = {
   readonly networks: ReadonlySet<string>
   /** The digest that an image's name leads to now. */
   readonly resolve: (image: string) => string
+  /** A guest's spec with what its image adds to it. */
+  readonly complete: (name: string, spec: GuestSpec) => GuestSpec
 }
 
 /** Fields that are changed while the guest runs. */
@@ -39,7 +41,7 @@ export function planApply(manifest: Manifest, current: Current, prune: boolean):
     }),
     ...[...specs].map(([name, spec]): ApplyChange => {
       const found = current.guests.get(name)
-      const change = changeOf('guest', name, spec, found?.spec)
+      const change = changeOf('guest', name, current.complete(name, spec), found?.spec)
       if (found === undefined) return change
       const hasImage = current.resolve(spec.image) === found.digest
       const fields = [...new Set([...change.fields ?? [], ...(hasImage ? [] : ['image'])])]

@@ -13,7 +13,7 @@ function manifest(fields: object): Manifest {
 
 function current(fields: Partial<Current>): Current {
   return { guests: new Map(), pools: new Map(), volumes: new Map(), networks: new Set(['default']),
-    resolve: () => DIGEST, ...fields }
+    resolve: () => DIGEST, complete: (_name, spec) => spec, ...fields }
 }
 
 const having = (name: string, spec: object, managed = true): Current => current({ guests: new Map([[name,

@@ -5,17 +5,22 @@
 // the process. Each attempt is counted, and noted as an event: a few for each guest at a time, since a hostile guest
 // would fill the log otherwise. Elsewhere: cells of one process reach each other without the host
 // (cell/switchboard.ts).
+//
+// A machine knows addresses only. Its gateway asks who has a name, and dials by name what the guest reaches by address:
+// the rules and the answers are those of cells. Of another machine it may ask for port 0, which is a stream of frames
+// from gateway to gateway.
 
 import { EAGAIN, ECONNREFUSED, EIO, ETIMEDOUT } from '../base/errno.ts'
 import { EGRESS_DIALS_MAX, EGRESS_DIALS_PROJECT_MAX } from '../base/limits.ts'
 import type { Log } from '../base/log.ts'
 import { closeFd, socketPair } from '../sys/sockets.ts'
-import { parseRules, reach, type Rule } from './egress.ts'
+import { addressesOf, parseRules, reach, type Rule } from './egress.ts'
 import { eventOf } from './lifecycle.ts'
 import { giveFd, giveSocket } from './ports.ts'
 import type { ProcessHandle } from './processes.ts'
+import type { Peer } from './protocol.ts'
 import type { GuestSpec } from './spec.ts'
-import type { Guest, State } from './state.ts'
+import { kindOf, type Guest, type State } from './state.ts'
 import type { Store } from './store.ts'
 
 /** How long a cell's process may take to say whether it takes a connection. */
@@ -25,6 +30,7 @@ const EVENTS_MAX = 10
 const WINDOW_MS = 10_000
 
 type Asked = { readonly dial: number; readonly id: string; readonly name: string; readonly port: number }
+type AskedName = { readonly resolve: number; readonly id: string; readonly name?: string; readonly peer?: number }
 type Answer = { ticket: number } | { errno: number }
 type Parts = { readonly state: State; readonly store: Store; readonly log: Log
   /** Resolves when a hibernated guest runs. Throws CellarError. */
@@ -40,6 +46,7 @@ export class Dials {
   readonly #windows = new Map<string, Window>()
   readonly #rules = new WeakMap<GuestSpec, readonly Rule[]>()
   #requests = 0
+  #lookups = 0
   #underWay = 0
   /** By project: one that waits for what never answers doesn't keep the others from it. */
   readonly #underWayOf = new Map<string, number>()
@@ -74,6 +81,27 @@ export class Dials {
     }
   }
 
+  /** A machine asks who has a name, or a number of its network; it is answered, whatever becomes of it. */
+  async resolve(handle: ProcessHandle, asked: AskedName): Promise<void> {
+    const answer = (to: { peer?: Peer; addresses?: readonly string[] }): void =>
+      handle.link?.send({ resolved: asked.resolve, ...to })
+    const guest = this.#parts.state.guests.get(asked.id)
+    if (guest === undefined || guest.handle !== handle) return answer({})
+    const peer = asked.name !== undefined ? this.#peer(guest, asked.name) : asked.peer === undefined ? undefined
+      : this.#meets(guest, this.#parts.state.byAddress(guest.row.project, asked.peer))
+    if (peer !== undefined) {
+      const { name, address, spec } = peer.row
+      return answer({ peer: { name, address, kind: kindOf(spec) } })
+    }
+    if (asked.name === undefined || this.#lookups >= LOOKUPS_MAX) return answer({})
+    this.#lookups++
+    try {
+      answer({ addresses: await addressesOf(this.#rulesOf(guest), asked.name) })
+    } finally {
+      this.#lookups--
+    }
+  }
+
   /** A process has taken a connection from another's cell, or hasn't. */
   taken(from: ProcessHandle, request: number, errno: number): void {
     const waiting = this.#waiting.get(request)
@@ -81,7 +109,10 @@ export class Dials {
   }
 
   #peer(guest: Guest, name: string): Guest | undefined {
-    const peer = this.#parts.state.byName(guest.row.project, name)
+    return this.#meets(guest, this.#parts.state.byName(guest.row.project, name))
+  }
+
+  #meets(guest: Guest, peer: Guest | undefined): Guest | undefined {
     const { networks } = guest.row.spec
     return peer?.row.spec.networks.some((network) => networks.includes(network)) === true ? peer : undefined
   }
@@ -153,3 +184,5 @@ export class Dials {
 }
 
 const WINDOWS_MAX = 10_000
+/** Names that are looked up at once, for all guests. */
+const LOOKUPS_MAX = 64

@@ -107,6 +107,18 @@ Promise<Attempt> {
   return { errno, why: 'failed' }
 }
 
+/** The addresses that a name leads to and that may be reached by some rule; none if no rule has the name. */
+export async function addressesOf(rules: readonly Rule[], host: string, resolve = resolveByHost): Promise<string[]> {
+  const name = canonical(host)
+  const ports = rules.filter((rule) => 'name' in rule).map(({ port }) => port ?? ANY_PORT)
+  if (isIP(host) !== 0 || !ports.some((port) => allows(rules, name, port))) return []
+  const found = await resolve(name).catch(() => [])
+  return found.filter((address) => !isInward(address) || ports.some((port) => inRanges(rules, address, port)))
+}
+
+/** Stands for each port where a rule has none of its own. */
+const ANY_PORT = 0
+
 /** True for an address that isn't of the public network. An IPv4 address in IPv6's clothes is what it is. */
 function isInward(address: string): boolean {
   return contains(notPublic, address)

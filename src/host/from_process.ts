@@ -33,12 +33,15 @@ const end = z.object({
 const state = z.object({ id, run: z.number(), startedAt: z.number().optional(), healthy: z.boolean().optional(),
   ageMs: count.optional(), held: z.boolean().optional(), paused: z.boolean().optional(),
   uncapturable: words.optional() })
+const counts = z.record(z.string().max(64), count)
 const figures = z.object({
   ageNs: z.number(), runningNs: z.number(), runnableNs: z.number(), waitingNs: z.number(), throttledNs: z.number(),
   pausedNs: z.number(), stints: z.number(), switches: z.number(), preemptions: z.number(), memoryBytes: count,
   pcpu: count,
   throttledBy: z.enum(['itself', 'its pool']).optional(),
   waitedFor: z.array(z.tuple([id, z.number()])).max(128), hypercalls: count,
+  machine: z.object({ vcpus: count, deviceNs: count, balloonBytes: count, exits: counts,
+    devices: z.record(z.string().max(32), counts) }).optional(),
 })
 
 const digest = z.string().regex(/^sha256:[0-9a-f]{64}$/)
@@ -55,11 +58,12 @@ export const MESSAGE: z.ZodType<FromProcess> = z.union([
   z.object({ ended: end }),
   z.object({ credit: z.number(), bytes: count }),
   z.object({ eof: z.number(), status: z.int().min(0).max(255).optional() }),
+  z.object({ resolve: z.number(), id, name: text.optional(), peer: z.int().min(0).max(65_535).optional() }),
   z.object({ dial: z.number(), id, name: text, port: z.int().min(0).max(65_535) }),
   z.object({ health: id, run: z.number(), healthy: z.boolean(), why: text }),
   z.object({ incoming: z.number(), errno: z.int().min(0).max(4095) }),
   z.object({ hello: z.number(), process: z.number(), project: text, pid: z.int(), guests: z.array(state),
-    ends: z.array(end) }),
+    ends: z.array(end), engine: z.object({ name: z.enum(['kvm', 'qemu']), why: words }).optional() }),
   z.object({ figures: z.number(), guests: z.record(id, figures),
     process: z.object({ memoryBytes: count, cpuNs: count, cells: count }) }),
   z.object({ paused: id, run: z.number(), is: z.boolean() }),

@@ -10,6 +10,7 @@ import { GUESTS_MAX } from '../base/limits.ts'
 import { signals } from '../base/signals.ts'
 import { parseSize } from '../base/units.ts'
 import { admit, ofHost, ofPool, type Capacity, type Promised } from './admission.ts'
+import { complete, type OfImage } from './complete.ts'
 import { areLive, changedFields, guestSpecs, planApply } from './apply.ts'
 import { parseRules } from './egress.ts'
 import { guestPorts } from './launch.ts'
@@ -37,7 +38,7 @@ type Parts = {
   readonly state: State; readonly store: Store; readonly lifecycle: Lifecycle; readonly projects: ProjectActions
   readonly volumes: VolumeActions; readonly paths: Paths; readonly capacity: Capacity
   /** What an image's name or digest leads to. Throws CellarError. */
-  readonly resolveImage: (reference: string) => { readonly digest: string; readonly module: string }
+  readonly resolveImage: (reference: string) => { readonly digest: string; readonly module: string } & OfImage
   /** Hibernates who may be, until so much memory can be promised, if that is enough. */
   readonly makeRoom: (memoryBytes: number) => Promise<void>
 }
@@ -51,24 +52,25 @@ export class GuestActions {
   }
 
   /** Creates a guest, and starts it if it is to run. Resolves when that is committed. */
-  async create(project: string, given: string | undefined, spec: GuestSpec, start: boolean, isManaged = false):
+  async create(project: string, given: string | undefined, said: GuestSpec, start: boolean, isManaged = false):
   Promise<Guest> {
     const { state, projects } = this.#parts
     if (state.guests.size >= GUESTS_MAX) {
       throw new CellarError('ADMISSION_REFUSED', [given ?? 'a guest', 'room', '1 guest', `0 of ${GUESTS_MAX}`])
     }
-    const name = given ?? this.#newName(project, spec.image)
+    const name = given ?? this.#newName(project, said.image)
     checkName('guest', name)
-    this.#parts.resolveImage(spec.image)
+    complete(name, said, this.#parts.resolveImage(said.image))
     await projects.ensure(project)
     // Again: it may have been removed meanwhile.
-    const { digest, module } = this.#parts.resolveImage(spec.image)
+    const { digest, module, ...image } = this.#parts.resolveImage(said.image)
+    const spec = complete(name, said, image)
     if (state.byName(project, name) !== undefined) throw new CellarError('EXISTS', ['guest', name])
     const row: GuestRow = {
       id: randomBytes(6).toString('hex'), project, name, spec, digest: module, manifestDigest: digest, generation: 1,
       desired: start ? 'running' : 'stopped', phase: start ? 'starting' : 'created', healthy: null,
       createdAt: Date.now(), startedAt: null, endedAt: null, restarts: 0, run: start ? 1 : 0, process: null, exit: null,
-      ports: [], managedBy: isManaged ? 'apply' : null, origin: null, from: null, move: null,
+      ports: [], managedBy: isManaged ? 'apply' : null, origin: null, from: null, move: null, address: 0,
     }
     return await this.add(row, 'guest.created', { image: spec.image })
   }
@@ -96,14 +98,15 @@ export class GuestActions {
   }
 
   /** Gives a guest another spec; it is restarted if it can't take it as it runs. */
-  async replace(guest: Guest, spec: GuestSpec, generation: number | undefined): Promise<Guest> {
+  async replace(guest: Guest, said: GuestSpec, generation: number | undefined): Promise<Guest> {
     const { state, store, lifecycle } = this.#parts
     const before = guest.row
     if (guest.removal !== undefined) throw new CellarError('IN_USE', ['guest', before.name, 'its removal'])
     if (generation !== undefined && generation !== before.generation) {
       throw new CellarError('GENERATION_STALE', [before.name, String(generation), before.generation])
     }
-    const { digest, module } = this.#parts.resolveImage(spec.image)
+    const { digest, module, ...image } = this.#parts.resolveImage(said.image)
+    const spec = complete(before.name, said, image)
     const fields = changedFields(spec, before.spec)
     if (fields.length === 0 && module === before.digest) return guest
     const row: GuestRow = { ...before, spec, digest: module, manifestDigest: digest, generation: before.generation + 1,
@@ -174,7 +177,7 @@ export class GuestActions {
     state.removeGuest(guest)
     guest.changed()
     // What a crash leaves of these is swept at the host's start.
-    for (const folder of [paths.files(project, id), join(paths.logs(project), id)]) {
+    for (const folder of [paths.files(project, id), join(paths.logs(project), id), paths.machine(project, id)]) {
       await removeTree(folder).catch(() => {})
     }
   }
@@ -191,6 +194,7 @@ export class GuestActions {
       volumes: new Map(state.of(state.volumes, project).map((row) => [row.name, row])),
       networks: new Set(['default', ...state.of(state.networks, project).map(({ name }) => name)]),
       resolve: (image) => this.#parts.resolveImage(image).module,
+      complete: (name, spec) => complete(name, spec, this.#parts.resolveImage(spec.image)),
     }, prune)
     if (dryRun) return changes
     await projects.ensure(project)
@@ -263,6 +267,9 @@ export class GuestActions {
     for (const volume of volumesOf(row)) {
       if (state.volumes.get(keyOf(project, volume))?.state !== 'ready') missing('volume', volume)
       if (state.heldVolumes.has(keyOf(project, volume))) throw new CellarError('VOLUME_IN_USE', [volume, 'a clone'])
+      if (spec.machine !== undefined && state.volumes.get(keyOf(project, volume))?.kind === 'folder') {
+        throw new CellarError('VOLUME_KIND', [name, volume])
+      }
     }
     for (const network of spec.networks) {
       if (network !== 'default' && !state.networks.has(keyOf(project, network))) missing('network', network)

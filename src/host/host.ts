@@ -18,6 +18,7 @@ import { Hibernation } from './hibernation.ts'
 import { Idempotency } from './idempotency.ts'
 import { ImageActions } from './image_actions.ts'
 import { Lifecycle } from './lifecycle.ts'
+import { Machines } from './machines.ts'
 import { exposition } from './metrics.ts'
 import { Moves } from './moves.ts'
 import { Operations } from './operations.ts'
@@ -114,7 +115,7 @@ export class Host implements Operator {
     this.#idempotency = new Idempotency(store, loaded.answers)
     const secrets = Secrets.load(paths.state, loaded.secrets.length > 0)
     this.#processes = new Processes({ paths, store, log,
-      known: new Map(loaded.processes.map(({ id, project }) => [id, project])),
+      known: new Map(loaded.processes.map((row) => [row.id, row])),
       nextId: () => store.nextNumber('process'),
       uidOf: (project) => state.projects.get(project)?.uid ?? undefined,
       events: {
@@ -130,7 +131,8 @@ export class Host implements Operator {
     const files = this.#files = new SnapshotFiles({ state, processes, log,
       isOpen: (project) => this.#projects.isOpen(project) })
     const captures = this.#captures = new Captures({ state, processes, files })
-    const lifecycle = this.#lifecycle = new Lifecycle({ state, store, processes, secrets, paths, log, captures, files })
+    const lifecycle = this.#lifecycle = new Lifecycle({ state, store, processes, secrets, paths, log, captures, files,
+      machines: new Machines({ state, paths, hasKernel: (digest) => this.#images.hasKernel(digest) }) })
     const hibernation: Hibernation = this.#hibernation = new Hibernation({ state, lifecycle, captures, files, processes,
       capacity, log, availableMemory: freemem, start: (guest, note) => this.#guests.start(guest, note) })
     this.#dials = new Dials({ state, store, log, wake: (guest) => hibernation.wake(guest, 'connection') })
@@ -202,6 +204,7 @@ export class Host implements Operator {
       this.#lifecycle.health(message.health, message.run, message.healthy, message.why, handle)
     }
     else if ('dial' in message) void this.#dials.dial(handle, message)
+    else if ('resolve' in message) void this.#dials.resolve(handle, message)
     else if ('incoming' in message) this.#dials.taken(handle, message.incoming, message.errno)
     else if ('captured' in message) this.#captures.captured(handle, message)
     else if ('paused' in message) this.#captures.paused(handle, message)

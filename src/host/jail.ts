@@ -26,6 +26,8 @@ export type JailOptions = {
   readonly codeFolder?: string | undefined
   /** The user and group that it becomes; undefined: it stays who it is. */
   readonly uid?: number | undefined
+  /** It is a machine process: what runs its guest. */
+  readonly engine?: 'kvm' | 'qemu' | undefined
   /** What runs in place of the cell process: for a probe. Its arguments are the same. */
   readonly program?: string | undefined
 }

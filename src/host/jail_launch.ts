@@ -22,6 +22,7 @@ import { JAIL_VARIABLE, type Confinement, type JailOptions, type Layer } from '.
 
 const ROOT = fileURLToPath(new URL('../..', import.meta.url))
 const CELL_PROCESS = fileURLToPath(new URL('./cell_process.ts', import.meta.url))
+const MACHINE_PROCESS = fileURLToPath(new URL('./machine_process.ts', import.meta.url))
 
 const NAMESPACES: readonly (readonly [Layer, number])[] =
   [['network', CLONE_NEWNET], ['ipc', CLONE_NEWIPC], ['uts', CLONE_NEWUTS]]
@@ -88,7 +89,7 @@ function checkAccess({ runFolder, projectFolder, blobFolder }: JailOptions, prog
  * could put a link in the place of a folder there would lead it anywhere, where both are the same user.
  */
 function changeable({ runFolder, projectFolder }: JailOptions): string[] {
-  return [runFolder, ...['cache', 'logs', 'snapshots', 'volumes'].map((name) => `${projectFolder}/${name}`)]
+  return [runFolder, ...['cache', 'logs', 'snapshots', 'volumes', 'machines'].map((name) => `${projectFolder}/${name}`)]
 }
 
 function rules(options: JailOptions): Rule[] {
@@ -123,7 +124,7 @@ function nodeFlags(options: JailOptions): string[] {
 }
 
 function launch(options: JailOptions): never {
-  const program = options.program ?? CELL_PROCESS
+  const program = options.program ?? (options.engine === undefined ? CELL_PROCESS : MACHINE_PROCESS)
   process.umask(0o077)
   forbidCoreDumps()
   offerToOomKiller()

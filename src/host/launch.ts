@@ -11,7 +11,7 @@ import { formatSize, parseDuration } from '../base/units.ts'
 import type { Terms } from '../sched/node.ts'
 import { DEFAULT_TERMS } from '../sched/node.ts'
 import { memoryLimit } from './admission.ts'
-import type { GuestLaunch, MountedVolume } from './protocol.ts'
+import type { GuestLaunch, MachineLaunch, MountedVolume } from './protocol.ts'
 import type { Beginning } from './rows.ts'
 import { cpuPart, parsePort, type GuestSpec, type PoolSpec } from './spec.ts'
 
@@ -35,6 +35,8 @@ export type Surroundings = {
   /** False if they are there already: another cell is to see them as the guest does. */
   readonly writesFiles: boolean
   readonly uid: number | undefined
+  /** Of a machine: what its engine is, where it keeps what it writes, its number, and what was opened for it. */
+  readonly machine?: Omit<MachineLaunch, 'vcpus' | 'memoryBytes' | 'kernelArgs'> | undefined
   /** Tickets of the sockets opened for each guest port. */
   readonly tickets: ReadonlyMap<number, readonly number[]>
 }
@@ -63,6 +65,8 @@ export function launchOf(spec: GuestSpec, surroundings: Surroundings): GuestLaun
     health: spec.health,
     stdin: spec.stdin,
     timeoutNs: spec.timeout === undefined ? undefined : parseDuration(spec.timeout),
+    machine: spec.machine === undefined || around.machine === undefined ? undefined : { ...around.machine,
+      vcpus: spec.machine.vcpus, memoryBytes: memoryLimit(spec), kernelArgs: spec.machine['kernel-args'] },
   }
 }
 

@@ -20,6 +20,7 @@ import type { Log } from '../base/log.ts'
 import { signals } from '../base/signals.ts'
 import type { Captures } from './captures.ts'
 import { stateError } from './database.ts'
+import type { GivenToMachine, Machines } from './machines.ts'
 import { fromOf, launchOf, parseVolume, termsOf } from './launch.ts'
 import type { Paths } from './paths.ts'
 import { dropPorts, Listening } from './ports.ts'
@@ -40,6 +41,7 @@ const COMMIT_AGAIN_MS = 1000
 type Parts = {
   readonly state: State; readonly store: Store; readonly processes: Processes; readonly secrets: Secrets
   readonly paths: Paths; readonly log: Log; readonly captures: Captures; readonly files: SnapshotFiles
+  readonly machines: Machines
 }
 
 /** Starts, stops and restarts guests. */
@@ -148,17 +150,19 @@ export class Lifecycle {
     }
     let drop = (): void => {}
     try {
-      const handle = await processes.take(project, id, volumes)
+      const handle = spec.machine === undefined ? await processes.take(project, id, volumes)
+        : await processes.takeMachine(project, id, volumes, await this.#parts.machines.engineOf(guest))
       if (isOver(handle)) return
       guest.handle = handle
       makeLogFolder(this.#parts.paths, project, id, this.#uidOf(project))
+      const machine = spec.machine === undefined ? undefined : await this.#parts.machines.give(guest, handle)
       const listening = guest.listening ??= new Listening(spec, guest.row.ports)
       const tickets = await listening.share(handle)
       drop = () => dropPorts(handle, tickets)
       if (isOver(handle)) return drop()
       this.#parts.state.setRow(guest, { ...guest.row, ports: listening.published })
       if (handle.link === undefined) return // On its way back: `hello` launches again.
-      handle.link.send({ start: this.launchOf(guest, tickets) })
+      handle.link.send({ start: this.launchOf(guest, tickets, { machine }) })
     } catch (thrown) {
       drop()
       const error = stateError(thrown, this.#parts.paths.state)
@@ -172,12 +176,13 @@ export class Lifecycle {
 
   /** What its process is told. `tickets`: of what it publishes; `number`: of a fork's child. Writes its files. */
   launchOf(guest: Guest, tickets: ReadonlyMap<number, readonly number[]>,
-    { number, writesFiles = true }: { readonly number?: number; readonly writesFiles?: boolean } = {}): GuestLaunch {
+    { number, machine, writesFiles = true }: { readonly number?: number; readonly writesFiles?: boolean
+      readonly machine?: GivenToMachine | undefined } = {}): GuestLaunch {
     const { state, secrets, paths } = this.#parts
     const { id, run, name, digest, project, spec } = guest.row
     const uid = this.#uidOf(project)
     return { ...launchOf(spec, {
-      id, run, name, digest, tickets, uid, writesFiles, filesFolder: paths.files(project, id),
+      id, run, name, digest, tickets, uid, writesFiles, machine, filesFolder: paths.files(project, id),
       volume: (volume) => ({ path: paths.volume(project, volume),
         sizeBytes: state.volumes.get(keyOf(project, volume))!.sizeBytes }),
       secret: (secret) => secrets.open(project, secret, state.secrets.get(keyOf(project, secret))!.value),

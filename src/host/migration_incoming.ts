@@ -238,7 +238,7 @@ export class MigrationIncoming implements IncomingMoves {
       manifestDigest: this.#parts.imageOf(module)?.digest ?? module, generation, desired: 'running', phase: 'starting',
       healthy: null, createdAt, startedAt: null, endedAt: null, restarts, run: offer.run + 1, process: null, exit: null,
       ports: [],
-      managedBy: offer.isManaged ? 'apply' : null, origin: null, move: null,
+      managedBy: offer.isManaged ? 'apply' : null, origin: null, move: null, address: 0,
       from: snapshot === undefined ? null : { snapshot, event: 'migrate', at: stoppedAt },
     }
   }

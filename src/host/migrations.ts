@@ -85,6 +85,11 @@ const MIGRATIONS: readonly string[] = [`
     createdAt REAL NOT NULL, acknowledgedAt REAL, PRIMARY KEY (project, id)) STRICT;
   CREATE TABLE identity (id TEXT PRIMARY KEY) STRICT;
   INSERT INTO identity VALUES (lower(hex(randomblob(8))));
+`, `
+  -- Machines: addresses in networks (0: none yet), disks as volumes, a process of its own for each.
+  ALTER TABLE guests ADD COLUMN address INTEGER NOT NULL DEFAULT 0;
+  ALTER TABLE volumes ADD COLUMN kind TEXT NOT NULL DEFAULT 'folder';
+  ALTER TABLE processes ADD COLUMN kind TEXT NOT NULL DEFAULT 'cells';
 `]
 
 /** The version of a database that this program reads and writes. */

@@ -48,7 +48,7 @@ export async function sweep(paths: Paths, state: State, log: Log): Promise<void>
   for (const project of readdirSync(paths.projects)) {
     const folder = paths.project(project)
     if (!state.projects.has(project)) await remove(folder)
-    for (const kind of ['logs', 'files']) {
+    for (const kind of ['logs', 'files', 'machines']) {
       for (const id of entriesOf(join(folder, kind))) {
         if (!state.guests.has(id)) await remove(join(folder, kind, id))
       }

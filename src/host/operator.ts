@@ -25,7 +25,7 @@ export type Phase = 'created' | 'starting' | 'running' | 'paused' | 'hibernated'
   | 'failed' | 'stopped'
 
 export type GuestView = {
-  readonly id: string; readonly project: string; readonly name: string; readonly kind: 'cell'
+  readonly id: string; readonly project: string; readonly name: string; readonly kind: 'cell' | 'machine'
   readonly spec: GuestSpec
   /** The image's module, `sha256:…`. */
   readonly digest: string
@@ -43,8 +43,10 @@ export type GuestView = {
     readonly status: number; readonly reason: string
     readonly outcome?: GuestEnd['outcome']; readonly usage?: Usage | undefined
   }
-  /** The cell process that it is in. */
+  /** The process that it is in. */
   readonly process?: number | undefined
+  /** What runs it, a machine, and why that. */
+  readonly engine?: { readonly name: 'kvm' | 'qemu'; readonly why: string } | undefined
   /** Where it is published now: a port that the host chose is known only then. */
   readonly ports: readonly { readonly address: string; readonly port: number; readonly guest: number }[]
   /** Whether it can be saved, forked and moved, as far as it is known: it is when it runs. */
@@ -68,7 +70,7 @@ export type PoolView = { readonly project: string; readonly name: string; readon
   readonly guests: number; readonly createdAt: number }
 export type VolumeView = { readonly project: string; readonly name: string; readonly sizeBytes: number
   readonly usedBytes?: number | undefined; readonly guests: readonly string[]; readonly createdAt: number
-  readonly clonedFrom?: string | undefined }
+  readonly clonedFrom?: string | undefined; readonly kind: 'folder' | 'disk' }
 export type NetworkView = { readonly project: string; readonly name: string; readonly guests: readonly string[]
   readonly createdAt: number }
 export type SecretView = { readonly project: string; readonly name: string; readonly createdAt: number }

@@ -40,5 +40,7 @@ export class Paths {
   logs(project: string): string { return join(this.project(project), 'logs') }
   cache(project: string): string { return join(this.project(project), 'cache') }
   snapshots(project: string): string { return join(this.project(project), 'snapshots') }
+  machines(project: string): string { return join(this.project(project), 'machines') }
+  machine(project: string, guest: string): string { return join(this.machines(project), guest) }
   files(project: string, guest: string): string { return join(this.project(project), 'files', guest) }
 }

@@ -1,4 +1,4 @@
-// host/process_code.ts: what cell processes run: seven files, joined from the sources when the host starts.
+// host/process_code.ts: what guests' processes run: ten files, joined from the sources when the host starts.
 //
 // From its sources a cell process would load some hundred modules in two processes and as many threads as the machine
 // has processors, and strip the types of each: half a second and more, of which a third is left. It also makes every
@@ -15,7 +15,7 @@ import { ascii, collect, definitionOf, JOINED_PRELUDE, namesOf } from '../base/j
 /** What is started: the launcher, the process, its threads. */
 const ENTRIES: readonly string[] = ['./jail_launch.ts', './cell_process.ts', '../cell/pcpu_worker.ts',
   '../cell/timer_worker.ts', './translation_worker.ts', '../snapshot/crew_worker.ts',
-  '../sys/flush_worker.ts',
+  '../sys/flush_worker.ts', './machine_process.ts', '../machine/vcpu_worker.ts', '../machine/device_thread.ts',
 ].map((path) => fileURLToPath(new URL(path, import.meta.url)))
 
 /** In the folder: which sources the files are of, and a digest of what these held. */

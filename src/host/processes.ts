@@ -1,4 +1,6 @@
-// host/processes.ts: the cell processes of a host: starting them, finding them again, noticing their end.
+// host/processes.ts: the guests' processes of a host: starting them, finding them again, noticing their end.
+//
+// The cells of a project share processes; a machine has one of its own, which ends with it.
 //
 // A process has a number that no other has while anything is left of it, and a folder run/N that is made before it is
 // started. Whoever finds run/N after a crash can tell what became of it: its socket answers, or nobody will ever listen
@@ -24,6 +26,7 @@ import { ProcessLink, type LinkHandlers } from './process_link.ts'
 import { PROTOCOL_VERSION, type FromProcess, type ProcessConfig } from './protocol.ts'
 import { writeProcessCode } from './process_code.ts'
 import { makeProjectFolder } from './project_folder.ts'
+import type { ProcessRow } from './rows.ts'
 import type { Store } from './store.ts'
 import { removeTree } from './volumes.ts'
 
@@ -49,6 +52,9 @@ const LOOK_MS = 5000
 /** A cell process, as the host has it. */
 export type ProcessHandle = {
   readonly id: number; readonly project: string; readonly runFolder: string
+  readonly kind: 'cells' | 'machine'
+  /** Of a machine process: what runs its guest, and why that. */
+  engine: { readonly name: 'kvm' | 'qemu'; readonly why: string } | undefined
   pid: number
   link: ProcessLink | undefined
   hasAnswered: boolean
@@ -75,8 +81,8 @@ type Parts = {
   readonly paths: Paths; readonly store: Store; readonly log: Log; readonly events: ProcessEvents
   readonly uidOf: (project: string) => number | undefined
   readonly nextId: () => number
-  /** Projects of the processes that an earlier host has started, by number. */
-  readonly known: ReadonlyMap<number, string>
+  /** The processes that an earlier host has started, by number. */
+  readonly known: ReadonlyMap<number, Pick<ProcessRow, 'project' | 'kind'>>
 }
 
 /** All cell processes. */
@@ -116,6 +122,14 @@ export class Processes {
     }
   }
 
+  /** A new process for a machine, which is counted in it at once. Throws CellarError. */
+  async takeMachine(project: string, guest: string, volumes: readonly string[],
+    engine: NonNullable<ProcessHandle['engine']>): Promise<ProcessHandle> {
+    const handle = await this.#startNow(project, engine)
+    this.join(handle, guest, volumes)
+    return handle
+  }
+
   /** A process of the project, whether or not a guest is in it. Throws CellarError. */
   async some(project: string): Promise<ProcessHandle> {
     const handle = this.#choose(project, []) ?? await this.#start(project)
@@ -145,7 +159,7 @@ export class Processes {
   #restIfEmpty(handle: ProcessHandle): void {
     if (handle.guests.size > 0) return
     clearTimeout(handle.idle)
-    handle.idle = setTimeout(() => this.#drain(handle), IDLE_MS).unref()
+    handle.idle = setTimeout(() => this.#drain(handle), handle.kind === 'machine' ? 0 : IDLE_MS).unref()
   }
 
   /** Connects to the processes that an earlier host has left, and clears away what is left of others. */
@@ -156,10 +170,10 @@ export class Processes {
       const folder = join(paths.runs, name)
       // What was being cleared away.
       if (!Number.isInteger(id)) return void this.#clearAway(folder)
-      const project = this.#parts.known.get(id)
-      const handle = newHandle(id, project ?? '', folder)
+      const known = this.#parts.known.get(id)
+      const handle = newHandle(id, known?.project ?? '', folder, known?.kind)
       this.all.set(id, handle)
-      if (project !== undefined && await this.#connect(handle, RECONNECT_MS_MAX)) return this.#restIfEmpty(handle)
+      if (known !== undefined && await this.#connect(handle, RECONNECT_MS_MAX)) return this.#restIfEmpty(handle)
       this.kill(handle)
       this.#lose(handle, 'it was gone')
     }))
@@ -206,6 +220,7 @@ export class Processes {
     let best: ProcessHandle | undefined
     for (const handle of this.all.values()) {
       if (handle.project !== project || handle.link === undefined || handle.isDraining) continue
+      if (handle.kind === 'machine') continue
       if (volumes.some((volume) => handle.volumes.has(volume))) return handle
       if (handle.guests.size < CELLS_PER_PROCESS_MAX && handle.guests.size >= (best?.guests.size ?? 0)) best = handle
     }
@@ -223,16 +238,18 @@ export class Processes {
     return started
   }
 
-  async #startNow(project: string): Promise<ProcessHandle> {
+  async #startNow(project: string, engine?: ProcessHandle['engine']): Promise<ProcessHandle> {
     const { paths, store, nextId, uidOf } = this.#parts
     const id = nextId()
-    await store.commit((tx) => tx.putProcess({ id, project, pid: 0, createdAt: Date.now() }))
-    const handle = newHandle(id, project, paths.run(id))
+    const kind = engine === undefined ? 'cells' : 'machine'
+    await store.commit((tx) => tx.putProcess({ id, project, pid: 0, kind, createdAt: Date.now() }))
+    const handle = newHandle(id, project, paths.run(id), kind)
+    handle.engine = engine
     const uid = uidOf(project)
     const config: ProcessConfig = {
       process: id, project, runFolder: handle.runFolder, blobFolder: join(paths.state, 'blobs'),
       cacheFolder: paths.cache(project), logFolder: paths.logs(project), snapshotFolder: paths.snapshots(project),
-      quantumNs: QUANTUM_NS_DEFAULT,
+      quantumNs: QUANTUM_NS_DEFAULT, ...(engine === undefined ? {} : { engine }),
     }
     this.all.set(id, handle)
     let why: { text: string | undefined }
@@ -261,7 +278,8 @@ export class Processes {
   #spawn(handle: ProcessHandle, uid: number | undefined): { text: string | undefined } {
     const { paths, log } = this.#parts
     const { file, args, env } = jailCommand({ runFolder: handle.runFolder, projectFolder: paths.project(handle.project),
-      blobFolder: join(paths.state, 'blobs'), codeFolder: this.#codeFolder, ...(uid === undefined ? {} : { uid }) })
+      blobFolder: join(paths.state, 'blobs'), codeFolder: this.#codeFolder, ...(uid === undefined ? {} : { uid }),
+      ...(handle.engine === undefined ? {} : { engine: handle.engine.name }) })
     mkdirSync(paths.log, { recursive: true, mode: 0o700 })
     const output = openSync(paths.processLog(handle.id), 'a', 0o600)
     const why: { text: string | undefined } = { text: undefined }
@@ -271,12 +289,12 @@ export class Processes {
     child.once('error', (error) => { why.text = error.message })
     child.once('exit', (code, signal) => {
       why.text = signal === null ? `it ended with status ${code}` : `it was ended by ${signal}`
-      log.info('cell process ended', { process: handle.id, project: handle.project, why: why.text })
+      log.info(`${handle.kind === 'cells' ? 'cell' : 'machine'} process ended`, { process: handle.id, project: handle.project, why: why.text })
       // One that never said hello is lost by who waits for it.
       if (handle.hasAnswered) this.#lose(handle, why.text)
     })
     child.unref()
-    log.info('cell process started', { process: handle.id, project: handle.project, pid: handle.pid })
+    log.info(`${handle.kind === 'cells' ? 'cell' : 'machine'} process started`, { process: handle.id, project: handle.project, pid: handle.pid })
     return why
   }
 
@@ -292,7 +310,7 @@ export class Processes {
       try {
         const link = await ProcessLink.connect(handle.runFolder, handlers)
         // Its socket lies in a folder of its own: it may lead to another process. Or it is of another version of ours.
-        const { hello, process, project } = link.hello
+        const { hello, process, project, engine } = link.hello
         if (process !== handle.id || project !== handle.project || hello !== PROTOCOL_VERSION) {
           link.close()
           return false
@@ -300,6 +318,7 @@ export class Processes {
         handle.link = link
         handle.hasAnswered = true
         handle.pid = link.pid
+        if (handle.kind === 'machine') handle.engine ??= engine
         this.#parts.events.hello(handle, link.hello)
         if (handle.isDraining) link.send({ drain: true })
         return true
@@ -360,8 +379,9 @@ export class Processes {
   }
 }
 
-function newHandle(id: number, project: string, runFolder: string): ProcessHandle {
-  return { id, project, runFolder, pid: 0, link: undefined, hasAnswered: false, guests: new Set(),
+function newHandle(id: number, project: string, runFolder: string, kind: ProcessHandle['kind'] = 'cells'):
+ProcessHandle {
+  return { id, project, runFolder, kind, engine: undefined, pid: 0, link: undefined, hasAnswered: false, guests: new Set(),
     volumes: new Map(), isDraining: false, idle: undefined, nextTicket: Math.floor(Math.random() * 2 ** 40),
     sayings: new Allowance(SAYINGS_MAX, SAYINGS_MS) }
 }

@@ -6,6 +6,7 @@
 //     cache/               P's            the host never looks into it
 //     snapshots/           P's            what lies in it is checked by its digest, and opened without following links
 //     volumes/V/           P's            only ever entered by descriptor (volumes.ts)
+//     machines/G/          P's            what machine G has written to the disks of its image
 //
 // Elsewhere: the walls that make the rest of the state folder unreachable (jail.ts).
 
@@ -17,13 +18,18 @@ import type { Paths } from './paths.ts'
 /** Makes what a project's processes need, as user `uid` if it has one of its own. */
 export function makeProjectFolder(paths: Paths, project: string, uid: number | undefined): void {
   for (const folder of [paths.project(project), paths.logs(project), join(paths.project(project), 'files'),
-    paths.volumes(project)]) {
+    paths.volumes(project), paths.machines(project)]) {
     mkdirSync(folder, { recursive: true })
     // Others pass through to what is theirs, and see nothing on the way.
     chmodSync(folder, 0o711)
   }
   ownFolder(paths.cache(project), uid)
   ownFolder(paths.snapshots(project), uid)
+}
+
+/** Makes the folder of a machine's own disks. */
+export function makeMachineFolder(paths: Paths, project: string, guest: string, uid: number | undefined): void {
+  ownFolder(paths.machine(project, guest), uid)
 }
 
 /** Makes the folder of a guest's log. */

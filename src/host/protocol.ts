@@ -1,6 +1,6 @@
-// host/protocol.ts: what the host and a cell process say to each other.
+// host/protocol.ts: what the host and a guests' process say to each other.
 //
-// A cell process listens on a socket of its run folder (`c`, stream); the host connects, after a restart anew. Each
+// A process is a cell process, or a machine process with one guest only; both speak this. It listens on a socket of its run folder (`c`, stream); the host connects, after a restart anew. Each
 // side sends frames (frames.ts): JSON messages, or bytes of a stream with its number. Descriptors travel apart, as
 // datagrams with SCM_RIGHTS to the process's second socket (`f`): the host sends the descriptor first, then the message
 // that names it by its ticket, so that the process finds it there when it reads the message.
@@ -13,6 +13,7 @@
 import type { Outcome, Usage } from '../cell/cell.ts'
 import type { Call } from '../cell/library.ts'
 import type { Figures } from '../cell/pcpu_worker.ts'
+import type { MachineFigures } from '../machine/engine.ts'
 import type { Terms } from '../sched/node.ts'
 import type { Health } from './spec.ts'
 
@@ -30,6 +31,8 @@ export type ProcessConfig = {
   /** Snapshots of the project (snapshot/store.ts): the process writes and reads them. */
   readonly snapshotFolder: string
   readonly quantumNs: number
+  /** Of a machine process. */
+  readonly engine?: { readonly name: 'kvm' | 'qemu'; readonly why: string } | undefined
 }
 
 /** A volume as a process sees it. */
@@ -61,6 +64,8 @@ export type GuestLaunch = {
   readonly timeoutNs?: number | undefined
   /** It writes to this stream in place of its log, and reads from it: one of `exec`. */
   readonly stream?: number | undefined
+  /** It is a machine: `module` is the digest of its image's configuration. */
+  readonly machine?: MachineLaunch | undefined
   /**
    * It goes on from a snapshot of the project, in place of beginning; `event` is told to it. `sleptMs`: its monotonic
    * clock goes on so much later than it stopped, so that timers are due that would have been. A child of `fork` has no
@@ -70,6 +75,18 @@ export type GuestLaunch = {
     readonly snapshot: string; readonly event: LifecycleEvent
     readonly sleptMs?: number | undefined; readonly number?: number | undefined
   } | undefined
+}
+
+/** What only a machine is told. A volume of it is a disk: `path` is the folder with its file. */
+export type MachineLaunch = {
+  readonly engine: 'kvm' | 'qemu'
+  readonly vcpus: number; readonly memoryBytes: number; readonly kernelArgs?: string | undefined
+  /** Where it keeps what it writes to the disks of its image. */
+  readonly folder: string
+  /** Its number in the project's networks, and among the machines of the host. */
+  readonly address: number; readonly cid: number
+  /** Tickets of /dev/kvm and of a TAP device, opened by the host. */
+  readonly kvm?: number | undefined; readonly tap?: number | undefined
 }
 
 /** What has become of a guest while it didn't run. */
@@ -127,6 +144,8 @@ export type ToProcess =
   | { readonly credit: number; readonly bytes: number }
   /** Answers of `dial`: a ticket of a connected socket, or an errno of base/errno.ts. */
   | { readonly dialled: number; readonly ticket?: number; readonly errno?: number }
+  /** Answers of `resolve`: the number of a peer, addresses outside, or neither: nobody that it may reach. */
+  | { readonly resolved: number; readonly peer?: Peer; readonly addresses?: readonly string[] }
   /** A connection from a cell of another process, for a guest's port. */
   | { readonly incoming: string; readonly port: number; readonly ticket: number; readonly request: number }
   /** Nobody will ask for these: a launch that came to nothing. Published ports are free again then. */
@@ -181,6 +200,7 @@ export type FromProcess =
   | {
     readonly hello: number; readonly process: number; readonly project: string; readonly pid: number
     readonly guests: readonly GuestState[]; readonly ends: readonly GuestEnd[]
+    readonly engine?: { readonly name: 'kvm' | 'qemu'; readonly why: string } | undefined
   }
   | {
     readonly started: string; readonly run: number; readonly startedAt: number
@@ -192,7 +212,12 @@ export type FromProcess =
   | {
     readonly figures: number; readonly guests: Readonly<Record<string, GuestFigures>>; readonly process: ProcessFigures
   }
-  /** A guest wants to reach NAME:PORT, and it isn't in this process: a peer elsewhere, or outside. */
+  /** A machine asks who NAME is, or which peer has an address of its network (`peer`). */
+  | { readonly resolve: number; readonly id: string; readonly name?: string; readonly peer?: number }
+  /**
+   * A guest wants to reach NAME:PORT, and it isn't in this process: a peer elsewhere, or outside. Port 0 of a machine:
+   * a stream of frames between the two.
+   */
   | { readonly dial: number; readonly id: string; readonly name: string; readonly port: number }
   | { readonly incoming: number; readonly errno: number }
   /** All that the stream had was sent: the guest's output has ended. `status`: of `exec`. */
@@ -219,12 +244,17 @@ export type FromProcess =
   /** Something for the log: a health check that fails, a worker that died. */
   | { readonly say: string; readonly id?: string | undefined }
 
+/** A guest of the same network. */
+export type Peer = { readonly name: string; readonly address: number; readonly kind: 'cell' | 'machine' }
+
 /** What became of a running cell's time and memory. */
 export type GuestFigures = Omit<Figures, 'id' | 'waitedFor'> & {
   readonly pcpu: number
   /** The first few; '' for cells that have ended. */
   readonly waitedFor: readonly (readonly [id: string, ns: number])[]
   readonly hypercalls: number
+  /** Of a machine. */
+  readonly machine?: Omit<MachineFigures, 'vcpuNs' | 'residentBytes'> & { readonly vcpus: number } | undefined
 }
 
 export type ProcessFigures = { readonly memoryBytes: number; readonly cpuNs: number; readonly cells: number }

@@ -39,6 +39,8 @@ export type GuestRow = {
   readonly from: Beginning | null
   /** It is on its way to another host, or from one: nobody may run or remove it meanwhile. */
   readonly move: Move | null
+  /** Its number in the networks of its project, from 2 on (services/gateway/addresses.ts). */
+  readonly address: number
 }
 
 /**
@@ -74,7 +76,7 @@ export type PoolRow = { readonly project: string; readonly name: string; readonl
   readonly createdAt: number }
 
 export type VolumeRow = { readonly project: string; readonly name: string; readonly sizeBytes: number
-  readonly createdAt: number; readonly clonedFrom: string | null
+  readonly createdAt: number; readonly clonedFrom: string | null; readonly kind: 'folder' | 'disk'
   readonly state: 'ready' | 'creating' | 'deleting' }
 
 export type NetworkRow = { readonly project: string; readonly name: string; readonly createdAt: number }
@@ -91,8 +93,9 @@ export type ImageNameRow = {
   readonly digest: string
   readonly createdAt: number }
 
-/** A cell process. Its id is never used again. `pid`: 0 until it is started. */
+/** A guests' process. Its id is never used again. `pid`: 0 until it is started. */
 export type ProcessRow = { readonly id: number; readonly project: string; readonly pid: number
+  readonly kind: 'cells' | 'machine'
   readonly createdAt: number }
 
 export type TokenRow = { readonly id: string; readonly name: string

@@ -377,7 +377,7 @@ function childOf(parent: Pick<GuestRow, 'project' | 'digest' | 'manifestDigest'>
   return { id: randomBytes(6).toString('hex'), project: parent.project, name, spec, digest: parent.digest,
     manifestDigest: parent.manifestDigest, generation: 1, desired: 'running', phase: 'starting', healthy: null,
     createdAt: Date.now(), startedAt: null, endedAt: null, restarts: 0, run: 1, process: null, exit: null, ports: [],
-    managedBy: null, origin, from, move: null }
+    managedBy: null, origin, from, move: null, address: 0 }
 }
 
 // Ports that the first guest publishes are taken: the host chooses others, or `given` says which. Which of its own

@@ -11,6 +11,7 @@ import {
   COPIES_MAX, PCPUS_MAX, QUANTUM_NS_MAX, QUANTUM_NS_MIN, SHARES_MAX, WASM_PAGE_BYTES,
 } from '../base/limits.ts'
 import { parseCpu, parseDuration, parseSize } from '../base/units.ts'
+import { VCPUS_MAX } from '../machine/spec.ts'
 import { DEFAULT_TERMS } from '../sched/node.ts'
 
 /** Names of everything that an operator names. */
@@ -104,6 +105,17 @@ export const HEALTH = z.strictObject({
   'start-period': duration('Failures do not count for so long after its start (default: 5s)'),
 }).refine((one) => (one.tcp === undefined) !== (one.http === undefined), 'say one of tcp and http')
 
+/** What a machine may say: a guest with an operating system of its own. */
+export const MACHINE = z.strictObject({
+  vcpus: z.int().min(1).max(VCPUS_MAX).default(1).describe(`vCPUs, 1 to ${VCPUS_MAX}`),
+  engine: z.enum(['auto', 'kvm', 'qemu']).default('auto')
+    .describe('What runs it: our own monitor over KVM, or QEMU (default: KVM where it runs ordinary guests)'),
+  'kernel-args': z.string().max(2048).regex(/^[\x20-\x7e]*$/, 'must be of printable ASCII characters').optional()
+    .describe("Words added to the kernel's command line"),
+  tap: z.string().regex(/^[\w.-]{1,15}$/, 'must be the name of a TAP device').optional()
+    .describe('A TAP device of the host that is its network card, in place of `networks`'),
+})
+
 /** What a cell of a host may say beyond that. */
 const HOSTED_FIELDS = {
   'memory-reservation': size('Memory that the host keeps for it (default: none): more than there is, is refused'),
@@ -136,6 +148,7 @@ const HOSTED_FIELDS = {
   }).optional().describe('It may be saved to disk and freed from memory, until something comes for it'),
   may: z.array(z.enum(['snapshot', 'fork', 'hibernate'])).default([])
     .describe('What it may ask of the host by a hypercall: to save it, copy it, hibernate it (default: nothing)'),
+  machine: MACHINE.optional().describe('What it has as a machine; only if its image is one'),
 }
 
 /** A guest as a host keeps it. */
@@ -154,6 +167,8 @@ export const POOL_SPEC = z.strictObject({
 export const VOLUME_SPEC = z.strictObject({
   size: size('Most that it holds, such as 1GiB (default: 1GiB)').default('1GiB'),
   clone: NAME.optional().describe('The volume whose content it begins with'),
+  kind: z.enum(['folder', 'disk']).default('folder')
+    .describe('A folder of files, for cells; or a disk, for a machine: cells see it as one file (default: folder)'),
 })
 
 /** A network: cells in it reach each other by name. */
@@ -198,6 +213,7 @@ export const MANIFEST = z.strictObject({
 })
 
 export type GuestSpec = z.infer<typeof GUEST_SPEC>
+export type MachineTerms = z.infer<typeof MACHINE>
 export type PoolSpec = z.infer<typeof POOL_SPEC>
 export type VolumeSpec = z.infer<typeof VOLUME_SPEC>
 export type Manifest = z.infer<typeof MANIFEST>

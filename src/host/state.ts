@@ -72,7 +72,7 @@ export class Guest {
   view(): GuestView {
     const { row } = this
     return {
-      id: row.id, project: row.project, name: row.name, kind: 'cell', spec: row.spec, digest: row.digest,
+      id: row.id, project: row.project, name: row.name, kind: kindOf(row.spec), spec: row.spec, digest: row.digest,
       generation: row.generation, desired: row.desired, phase: row.phase, createdAt: row.createdAt,
       restarts: row.restarts, ports: row.ports,
       ...(row.healthy === null ? {} : { healthy: row.healthy }),
@@ -84,10 +84,17 @@ export class Guest {
       ...(this.uncapturable === undefined ? {} : { capture: this.uncapturable === null ? { can: true }
         : { can: false, why: this.uncapturable } }),
       ...(row.origin === null ? {} : { origin: row.origin }),
+      ...(this.handle?.engine === undefined ? {} : { engine: this.handle.engine }),
     }
   }
 }
 
+/** What a guest is, as its spec says: a machine's has `machine`. */
+export function kindOf({ machine }: Pick<GuestSpec, 'machine'>): 'cell' | 'machine' {
+  return machine === undefined ? 'cell' : 'machine'
+}
+
+const ADDRESS_FIRST = 2
 const HEALTH_NOTES_MAX = 20
 const HEALTH_NOTES_MS = 60_000
 
@@ -99,6 +106,7 @@ export class State {
   readonly projects = new Map<string, ProjectRow>()
   readonly guests = new Map<string, Guest>()
   readonly #names = new Map<string, Map<string, Guest>>()
+  readonly #addresses = new Map<string, Guest>()
   /** By project and digest. */
   readonly snapshots = new Map<string, SnapshotRow>()
   readonly pools = new Map<string, PoolRow>()
@@ -116,9 +124,12 @@ export class State {
   /** Published addresses of guests that are to run. */
   readonly #published = new Map<string, string>()
 
-  addGuest(row: GuestRow): Guest {
+  /** Adds a guest: it has an address of its own then, if it had none. */
+  addGuest(given: GuestRow): Guest {
+    const row = { ...given, address: this.#addressFor(given) }
     const guest = new Guest(row)
     this.guests.set(row.id, guest)
+    this.#addresses.set(keyOf(row.project, String(row.address)), guest)
     let names = this.#names.get(row.project)
     if (names === undefined) this.#names.set(row.project, names = new Map())
     names.set(row.name, guest)
@@ -129,11 +140,25 @@ export class State {
 
   removeGuest(guest: Guest): void {
     if (!this.guests.delete(guest.row.id)) return
+    this.#addresses.delete(keyOf(guest.row.project, String(guest.row.address)))
     const names = this.#names.get(guest.row.project)
     names?.delete(guest.row.name)
     if (names?.size === 0) this.#names.delete(guest.row.project)
     this.charge(guest.row, -1)
     this.#chargeSpec(guest.row, -1)
+  }
+
+  // Its own, unless another has it; else the lowest that is free, so that it is the same again after a restart.
+  #addressFor({ project, address }: GuestRow): number {
+    const isTaken = (number: number): boolean => this.#addresses.has(keyOf(project, String(number)))
+    let number = address >= ADDRESS_FIRST && !isTaken(address) ? address : ADDRESS_FIRST
+    while (isTaken(number)) number++
+    return number
+  }
+
+  /** The guest with this number in the project's networks. */
+  byAddress(project: string, address: number): Guest | undefined {
+    return this.#addresses.get(keyOf(project, String(address)))
   }
 
   /** Gives a guest another row, its promises with it. One that is gone is promised nothing. */

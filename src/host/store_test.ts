@@ -34,7 +34,7 @@ test('Store.load answers every kind of row as it was put, also after the next st
     networks: [{ project: 'default', name: 'inner', createdAt: 4 }],
     secrets: [{ project: 'default', name: 'key', value: Uint8Array.of(0, 255, 7), createdAt: 5 }],
     imageNames: [{ name: 'app:1', digest: 'sha256:0', createdAt: 6 }],
-    processes: [{ id: 7, project: 'default', pid: 0, createdAt: 7 }],
+    processes: [{ id: 7, project: 'default', pid: 0, kind: 'cells', createdAt: 7 }],
     tokens: [{ id: 't', name: 'ci', hash: '00', scope: 'read' as const, project: null, createdAt: 8, expiresAt: null,
       lastUsedAt: 9 }],
     operations: [{ id: 'o', kind: 'image.pull' as const, target: 'app', status: 'done' as const, stage: 'fetching',

@@ -23,7 +23,7 @@ export const GUESTS: Table<GuestRow> = { name: 'guests', key: ['id'], columns: {
   id: 'plain', project: 'plain', name: 'plain', spec: 'json', digest: 'plain', manifestDigest: 'plain',
   generation: 'plain', desired: 'plain', phase: 'plain', healthy: 'flag', createdAt: 'plain', startedAt: 'plain',
   endedAt: 'plain', restarts: 'plain', run: 'plain', process: 'plain', exit: 'json', ports: 'json', managedBy: 'plain',
-  origin: 'json', from: 'json', move: 'json',
+  origin: 'json', from: 'json', move: 'json', address: 'plain',
 } }
 export const SNAPSHOTS: Table<SnapshotRow> = { name: 'snapshots', key: ['project', 'digest'], columns: {
   project: 'plain', digest: 'plain', name: 'plain', guest: 'plain', spec: 'json', module: 'plain',
@@ -31,7 +31,8 @@ export const SNAPSHOTS: Table<SnapshotRow> = { name: 'snapshots', key: ['project
 export const POOLS: Table<PoolRow> = { name: 'pools', key: ['project', 'name'],
   columns: { project: 'plain', name: 'plain', spec: 'json', createdAt: 'plain' } }
 export const VOLUMES: Table<VolumeRow> = { name: 'volumes', key: ['project', 'name'], columns: {
-  project: 'plain', name: 'plain', sizeBytes: 'plain', createdAt: 'plain', clonedFrom: 'plain', state: 'plain' } }
+  project: 'plain', name: 'plain', sizeBytes: 'plain', createdAt: 'plain', clonedFrom: 'plain', kind: 'plain',
+  state: 'plain' } }
 export const NETWORKS: Table<NetworkRow> = { name: 'networks', key: ['project', 'name'],
   columns: { project: 'plain', name: 'plain', createdAt: 'plain' } }
 export const SECRETS: Table<SecretRow> = { name: 'secrets', key: ['project', 'name'],
@@ -39,7 +40,7 @@ export const SECRETS: Table<SecretRow> = { name: 'secrets', key: ['project', 'na
 export const IMAGE_NAMES: Table<ImageNameRow> = { name: 'image_names', key: ['name'],
   columns: { name: 'plain', digest: 'plain', createdAt: 'plain' } }
 export const PROCESSES: Table<ProcessRow> = { name: 'processes', key: ['id'],
-  columns: { id: 'plain', project: 'plain', pid: 'plain', createdAt: 'plain' } }
+  columns: { id: 'plain', project: 'plain', pid: 'plain', kind: 'plain', createdAt: 'plain' } }
 export const TOKENS: Table<TokenRow> = { name: 'tokens', key: ['id'], columns: {
   id: 'plain', name: 'plain', hash: 'plain', scope: 'plain', project: 'plain', createdAt: 'plain', expiresAt: 'plain',
   lastUsedAt: 'plain' } }

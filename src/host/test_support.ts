@@ -47,7 +47,7 @@ export function guestRow(name: string, changes: Partial<GuestRow> = {}): GuestRo
     id: name, project: 'default', name, spec: GUEST_SPEC.parse({ image: 'app:1' }), digest: `sha256:${'0'.repeat(64)}`,
     manifestDigest: `sha256:${'1'.repeat(64)}`, generation: 1, desired: 'running', phase: 'created', healthy: null,
     createdAt: 1_700_000_000_000.5, startedAt: null, endedAt: null, restarts: 0, run: 0, process: null, exit: null,
-    managedBy: null, ports: [], origin: null, from: null, move: null, ...changes,
+    managedBy: null, ports: [], origin: null, from: null, move: null, address: 2, ...changes,
   }
 }
 

@@ -7,6 +7,7 @@
 import { PassThrough, pipeline, type Readable } from 'node:stream'
 import { CellarError } from '../base/errors.ts'
 import { formatSize, parseSize } from '../base/units.ts'
+import { SECTOR_BYTES } from '../services/block/disk.ts'
 import { checkName } from './guest_actions.ts'
 import { volumesOf } from './lifecycle.ts'
 import type { Actor, OperationView, VolumeView } from './operator.ts'
@@ -49,10 +50,14 @@ export class VolumeActions {
       if (error !== undefined) throw new CellarError('OPERATION_INTERRUPTED', [`the clone: ${error.detail}`])
       return this.view(this.#row(project, name))
     }
-    const row = await this.#begin({ project, name, sizeBytes: parseSize(spec.size)!, createdAt: Date.now(),
-      clonedFrom: null, state: 'creating' })
+    const sizeBytes = parseSize(spec.size)!
+    if (spec.kind === 'disk' && sizeBytes % SECTOR_BYTES !== 0) {
+      throw new CellarError('DISK_SIZE_UNALIGNED', [name, SECTOR_BYTES, sizeBytes])
+    }
+    const row = await this.#begin({ project, name, sizeBytes, createdAt: Date.now(), clonedFrom: null,
+      kind: spec.kind, state: 'creating' })
     try {
-      await this.#folders(project).create(name)
+      await this.#folders(project).create(name, spec.kind === 'disk' ? sizeBytes : undefined)
       return this.view(await this.#finish(row))
     } catch (error) {
       await this.#giveUp(row)
@@ -74,7 +79,7 @@ export class VolumeActions {
     count(this.#cloned, key, 1)
     try {
       const begun = row = await this.#begin({ project, name: to, sizeBytes: size, createdAt: Date.now(),
-        clonedFrom: name, state: 'creating' })
+        clonedFrom: name, kind: source.kind, state: 'creating' })
       return await operations.start('volume.clone', `${project}/${name}`, by, (control) =>
         this.#clone(begun, name, control).finally(() => count(this.#cloned, key, -1)))
     } catch (error) {
@@ -112,7 +117,9 @@ export class VolumeActions {
     // Again: that took a while.
     const row = this.#row(project, name)
     this.#checkUnused(project, name)
-    if (used > sizeBytes) throw new CellarError('VOLUME_TOO_SMALL', [name, formatSize(sizeBytes), formatSize(used)])
+    const held = row.kind === 'disk' ? row.sizeBytes : used
+    if (held > sizeBytes) throw new CellarError('VOLUME_TOO_SMALL', [name, formatSize(sizeBytes), formatSize(held)])
+    if (row.kind === 'disk') await this.#folders(project).growDisk(name, sizeBytes)
     const next = { ...row, sizeBytes }
     await store.commit((tx) => tx.putVolume(next))
     state.volumes.set(keyOf(project, name), next)
@@ -180,8 +187,8 @@ export class VolumeActions {
     }
   }
 
-  view({ project, name, sizeBytes, createdAt, clonedFrom }: VolumeRow): VolumeView {
-    return { project, name, sizeBytes, createdAt, guests: this.#users(project, name).map(({ row }) => row.name),
+  view({ project, name, sizeBytes, createdAt, clonedFrom, kind }: VolumeRow): VolumeView {
+    return { project, name, sizeBytes, createdAt, kind, guests: this.#users(project, name).map(({ row }) => row.name),
       ...(clonedFrom === null ? {} : { clonedFrom }) }
   }
 

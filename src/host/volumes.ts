@@ -8,6 +8,7 @@
 // The caller sees to it that no guest that has a volume starts while it is cloned (unless it says that it is in use) or
 // removed.
 
+import { constants } from 'node:fs'
 import { chown, mkdir, open, readdir, rename } from 'node:fs/promises'
 import { join } from 'node:path'
 import { errnoOf } from '../base/errno.ts'
@@ -18,6 +19,9 @@ import { openHostFolder } from '../services/file/volume.ts'
 import * as sys from '../sys/linux_files.ts'
 import { NAME } from './spec.ts'
 import { cloneTree, failure, type LongWork } from './volume_clone.ts'
+
+/** The file of a volume that is a disk: its bytes as they are. */
+export const DISK_FILE = 'disk.raw'
 
 /** The folders of one project's volumes. */
 export class VolumeFolders {
@@ -36,15 +40,32 @@ export class VolumeFolders {
     return join(this.#folder, name)
   }
 
-  /** Throws EXISTS, NAME_INVALID, HOST_DISK_FULL. */
-  async create(name: string): Promise<void> {
+  /** `diskBytes`: it is a disk of that size. Throws EXISTS, NAME_INVALID, HOST_DISK_FULL. */
+  async create(name: string, diskBytes?: number): Promise<void> {
     const path = this.path(name)
     await attempt(`create volume "${name}"`, path, async () => {
       await mkdir(this.#folder, { recursive: true, mode: 0o711 })
       if (isThere(path)) throw new CellarError('EXISTS', ['volume', name])
       await mkdir(path, { mode: 0o700 })
+      if (diskBytes !== undefined) await this.#makeDisk(join(path, DISK_FILE), diskBytes)
       if (this.#uid !== undefined) await chown(path, this.#uid, this.#uid)
       await this.#settle()
+    })
+  }
+
+  // Sparse: it takes what is written.
+  async #makeDisk(path: string, sizeBytes: number): Promise<void> {
+    await using file = await open(path, 'wx', 0o600)
+    await file.truncate(sizeBytes)
+    if (this.#uid !== undefined) await file.chown(this.#uid, this.#uid)
+  }
+
+  /** Makes a disk larger. Its folder is its project's: what is there must be a file, and no link. */
+  async growDisk(name: string, sizeBytes: number): Promise<void> {
+    const path = join(this.path(name), DISK_FILE)
+    await attempt(`resize volume "${name}"`, path, async () => {
+      await using file = await open(path, constants.O_RDWR | constants.O_NOFOLLOW)
+      if ((await file.stat()).size < sizeBytes) await file.truncate(sizeBytes)
     })
   }
 

@@ -62,6 +62,8 @@ export interface Engine {
   start(): Promise<void>
   /** Input for the console. Returns how many bytes were taken; the rest is to be offered again. */
   input(bytes: Uint8Array): number
+  /** Console output isn't taken for a while: a guest that writes more than a little waits, and nothing is lost. */
+  holdConsole(isHeld: boolean): void
   /** Resolves when no vCPU runs and no request of a device is under way; new ones wait. */
   pause(): Promise<void>
   resume(): Promise<void>

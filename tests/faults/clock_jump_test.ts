@@ -45,7 +45,7 @@ for (const [what, jump, ageMs, failures] of [
     const row: GuestRow = { id: 'a', project: 'p', name: 'a', digest: 'd', manifestDigest: 'd', generation: 1,
       spec: GUEST_SPEC.parse({ image: 'x', restart: 'always' }), desired: 'running', phase: 'running', healthy: null,
       createdAt: NOON, startedAt: NOON, endedAt: null, restarts: 3, run: 4, process: 1, exit: null, ports: [],
-      managedBy: null, origin: null, from: null, move: null }
+      managedBy: null, origin: null, from: null, move: null, address: 2 }
     const guest = state.addGuest(row)
     guest.failures = 3
     const nothing = (): void => {}
