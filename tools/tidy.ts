@@ -26,7 +26,7 @@ const MAY_IMPORT: Record<string, readonly string[]> = {
   device: ['base', 'sys'],
   kvm: ['base', 'sys'],
   virtio: ['base', 'sys', 'services'],
-  machine: ['base', 'sys', 'services', 'device', 'kvm', 'virtio'],
+  machine: ['base', 'sys', 'services', 'cell', 'device', 'kvm', 'virtio'],
   qemu: ['base', 'sys', 'services', 'machine'],
   image: ['base', 'sys', 'wasm'],
   snapshot: ['base', 'sys', 'services', 'cell', 'machine', 'image'],

@@ -297,8 +297,7 @@ export class FakeOperator implements Operator {
   async removePool(project: string, name: string): Promise<void> { remove('pool', this.#of(project).pools, name) }
   networks(project: string): NetworkView[] { return [...this.#of(project).networks.values()] }
   async putNetwork(project: string, name: string): Promise<NetworkView> {
-    return put(this.#of(project, true).networks, { project, name, guests: [], createdAt: 0,
-      kind: spec.kind })
+    return put(this.#of(project, true).networks, { project, name, guests: [], createdAt: 0 })
   }
   async removeNetwork(project: string, name: string): Promise<void> {
     remove('network', this.#of(project).networks, name)
@@ -313,10 +312,11 @@ export class FakeOperator implements Operator {
   async volume(project: string, name: string): Promise<VolumeView> {
     return { ...this.#volume(project, name), usedBytes: 0 }
   }
-  async createVolume(project: string, name: string, spec: { size: string }): Promise<VolumeView> {
+  async createVolume(project: string, name: string, spec: { size: string; kind: 'folder' | 'disk' }): Promise<VolumeView> {
     const { volumes } = this.#of(project, true)
     if (volumes.has(name)) throw new CellarError('EXISTS', ['volume', name])
-    return put(volumes, { project, name, sizeBytes: parseSize(spec.size)!, guests: [], createdAt: 0 })
+    return put(volumes, { project, name, sizeBytes: parseSize(spec.size)!, guests: [], createdAt: 0,
+      kind: spec.kind })
   }
   async resizeVolume(project: string, name: string, sizeBytes: number): Promise<VolumeView> {
     return put(this.#of(project).volumes, { ...this.#volume(project, name), sizeBytes })
@@ -340,7 +340,7 @@ export class FakeOperator implements Operator {
   async apply(): ReturnType<Operator['apply']> { return [{ kind: 'guest', name: 'web', action: 'create' }] }
 
   images(): ImageView[] {
-    return [{ names: ['app:latest'], digest: DIGEST, module: DIGEST, sizeBytes: 8, createdAt: 0, guests: 0 }]
+    return [{ kind: 'cell', names: ['app:latest'], digest: DIGEST, module: DIGEST, sizeBytes: 8, createdAt: 0, guests: 0 }]
   }
   image(reference: string): ImageView {
     return lost('image', reference, this.images().find(({ names, digest }) =>

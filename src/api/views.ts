@@ -31,7 +31,7 @@ const PROBLEM: z.ZodType<Problem> = z.object({
   })).describe('Every breach of a schema, with a JSON pointer')),
 }).describe('RFC 9457')
 
-const OUTCOME = z.looseObject({ kind: z.enum(['exit', 'signal', 'trap']) }) as unknown as
+const OUTCOME = z.looseObject({ kind: z.enum(['exit', 'signal', 'trap', 'off', 'crashed', 'failed']) }) as unknown as
   z.ZodType<GuestEnd['outcome']>
 const USAGE = z.looseObject({ cpuNs: z.number(), wallNs: z.number(), memoryBytes: z.number() }) as unknown as
   z.ZodType<Usage>
@@ -87,6 +87,7 @@ export const NETWORK: z.ZodType<NetworkView> = z.object({
 })
 export const SECRET: z.ZodType<SecretView> = z.object({ project: text, name: text, createdAt: TIME })
 export const IMAGE: z.ZodType<ImageView> = z.object({
+  kind: z.enum(['cell', 'machine']),
   names: z.array(text), digest: text, module: text, sizeBytes: size, createdAt: TIME, guests: count,
 })
 export const OPERATION: z.ZodType<OperationView> = z.object({

@@ -133,6 +133,8 @@ export const HOST_ERRORS = {
 
   MACHINE_NO_ENGINE: entry(422, (name: string, why: string) => `Cannot run machine "${name}" as nothing here can: ${why}`,
     "See 'cellar doctor'; QEMU runs machines anywhere: apt-get install qemu-system-x86"),
+  MACHINE_LOST: entry(500, (name: string, why: string) => `Cannot go on with machine "${name}": ${why}`,
+    "See 'cellar logs' for its last words, and the host's log"),
   MACHINE_TAP_FAILED: entry(422, (name: string, tap: string, why: string) =>
     `Cannot give "${name}" the network device "${tap}": ${why}`,
     'Make it first, and run the host as root: ip tuntap add dev NAME mode tap vnet_hdr'),
@@ -147,6 +149,50 @@ export const HOST_ERRORS = {
     `Cannot start "${name}" as "${by}" has the disk "${volume}"`, 'Stop that one, or give each a disk of its own'),
   KVM_NOT_PERMITTED: entry(403, (name: string, why: string) => `Cannot run "${name}" with KVM: /dev/kvm answers ${why}`,
     'Run the host as root or in the group kvm, or run it with --engine qemu'),
+  MACHINE_KERNEL_UNREADABLE: entry(422, (path: string, why: string) => `Cannot read kernel "${path}": ${why}`,
+    'Check the path, and that the host may read it'),
+  MACHINE_KERNEL_DAMAGED: entry(422, (path: string, why: string) => `Cannot boot kernel "${path}" as it is damaged: ${why}`,
+    'Give the kernel as the distribution ships it, such as /boot/vmlinuz-*'),
+  MACHINE_KERNEL_UNSUPPORTED: entry(422, (path: string, why: string) => `Cannot boot kernel "${path}": ${why}`,
+    'Give a 64-bit Linux kernel (bzImage, from Linux 3.8 on), or an ELF kernel with a PVH entry point'),
+  MACHINE_INITRD_UNREADABLE: entry(422, (path: string, why: string) => `Cannot read initrd "${path}": ${why}`,
+    'Check the path, and that the host may read it'),
+  MACHINE_INITRD_LARGE: entry(422, (path: string, bytes: number, most: number) =>
+    `Cannot boot with initrd "${path}" as it has ${bytes} bytes: the kernel can take ${most}`,
+    'Make it smaller, or put what it holds on a disk'),
+  MACHINE_MEMORY_SMALL: entry(422, (kernel: string, given: string, needed: string) =>
+    `Cannot boot kernel "${kernel}" in ${given}: with its initrd it needs ${needed} to begin with`,
+    'Raise --memory; what runs in the guest needs some more'),
+  MACHINE_COMMAND_LINE_LONG: entry(422, (bytes: number, most: number) =>
+    `Cannot boot with a kernel command line of ${bytes} bytes: ${most} is the most`, 'Shorten it'),
+  MACHINE_VCPUS_MANY: entry(422, (wanted: number, most: number) =>
+    `Cannot give a machine ${wanted} vCPUs: KVM here takes ${most}`, 'Lower --cpus'),
+  MACHINE_DISK_BOOT: entry(422, (name: string) => `Cannot boot "${name}" from its disk with KVM: that needs firmware`,
+    'Give a kernel, or run it with --engine qemu'),
+  KVM_FAILED: entry(500, (what: string, why: string) => `Cannot ${what} as KVM answers ${why}`,
+    "'cellar doctor' tells what /dev/kvm can do here; --engine qemu does without it"),
+  MACHINE_IMAGE_DAMAGED: entry(422, (image: string, why: string) => `Cannot use machine image "${image}": ${why}`,
+    "Fetch it again, or make it anew: 'cellar image debian', 'cellar image import --kernel …'"),
+  MACHINE_KERNEL_INVALID: entry(422, (path: string, why: string) => `Cannot use "${path}" as a kernel: ${why}`,
+    'Give a 64-bit Linux kernel: a bzImage such as Debian\'s /boot/vmlinuz-*, or an ELF file'),
+  MACHINE_INITRD_INVALID: entry(422, (path: string, why: string) => `Cannot use "${path}" as an initrd: ${why}`,
+    'Give a cpio archive ("newc"), compressed or not, such as Debian\'s /boot/initrd.img-*'),
+  MACHINE_DISK_INVALID: entry(422, (path: string, why: string) => `Cannot use "${path}" as a disk of an image: ${why}`,
+    'Give a raw or a qcow2 file without a backing file; \'qemu-img convert\' makes one of others'),
+  MACHINE_SEED_INVALID: entry(422, (path: string, why: string) => `Cannot use "${path}" in a cloud-init seed: ${why}`,
+    'See docs/machines.md'),
+  MACHINE_TOOL_MISSING: entry(422, (what: string, tool: string, from: string) =>
+    `Cannot ${what} as the program ${tool} isn't here: Debian has it in ${from}`,
+    "Install that package ('apt-get install …'), or do this on a machine that has it"),
+  MACHINE_PACKAGES_FAILED: entry(422, (what: string, why: string) => `Cannot ${what}: ${why}`,
+    "Look whether this machine reaches Debian's packages ('apt-get update'), or name others: --mirror, --release"),
+
+  QEMU_MISSING: entry(422, (name: string, why: string) => `Cannot run "${name}" with QEMU: ${why}`,
+    'Install it: apt-get install qemu-system-x86'),
+  QEMU_OLD: entry(422, (path: string, version: string) => `Cannot use the QEMU at ${path} as its version is ${version}`,
+    'Install QEMU 7.2 or later: apt-get install qemu-system-x86'),
+  QEMU_FAILED: entry(500, (name: string, why: string) => `Cannot go on with "${name}" as QEMU failed: ${why}`,
+    "These are QEMU's own words; the log of the machine has what came before"),
 
   SNAPSHOT_DAMAGED: entry(422, (name: string, why: string) => `Cannot use snapshot "${name}" as it is damaged: ${why}`,
     'Take another one, or fetch it again: nothing was started from it'),
@@ -155,4 +201,36 @@ export const HOST_ERRORS = {
   SNAPSHOT_NEWER: entry(422, (name: string, found: number, known: number) =>
     `Cannot use snapshot "${name}" as a newer Cellar has written it: its format is ${found}, ours ${known}`,
     'Run that version of Cellar'),
+  AGENT_NOT_CONNECTED: entry(503, (name: string) => `Cannot reach the agent in "${name}"`,
+    "The machine's agent must run and have its line: wait until it has started, or see 'cellar console'"),
+  AGENT_FAILED: entry(502, (name: string, what: string, why: string) => `Cannot do that in "${name}": ${what}: ${why}`,
+    'What the agent in the machine says is the guest\'s own word: look there'),
+
+  DISK_NOT_FOUND: entry(404, (path: string) => `Cannot find disk "${path}"`, 'Check the path, or create the disk first'),
+  DISK_EXISTS: entry(409, (path: string) => `Cannot create disk "${path}" as it exists already`,
+    'Choose another path, or delete that file'),
+  DISK_UNREADABLE: entry(422, (path: string, why: string) => `Cannot open disk "${path}": ${why}`,
+    'Check that it is a file, and that Cellar may read and write it'),
+  DISK_UNWRITABLE: entry(422, (path: string, why: string) => `Cannot change disk "${path}": ${why}`,
+    'Check that there is room where it lies, and that Cellar may write it'),
+  DISK_DAMAGED: entry(422, (path: string, why: string) => `Cannot use disk "${path}" as it is damaged: ${why}`,
+    "'qemu-img check' tells more about a qcow2 image; restore the disk from a copy if it can't be mended"),
+  DISK_UNSUPPORTED: entry(422, (path: string, what: string) =>
+    `Cannot use disk "${path}" as it needs what Cellar doesn't have: ${what}`,
+    "Convert it with 'qemu-img convert -O qcow2'; 'qemu-img rebase -u -F FORMAT' states the format of a backing file"),
+  DISK_IN_USE: entry(409, (path: string) => `Cannot open disk "${path}" as another machine or program uses it`,
+    'Stop that one first; many may share a disk that all of them only read'),
+  DISK_SIZE_UNALIGNED: entry(422, (path: string, unit: number, size: number) =>
+    `Cannot attach disk "${path}" as its size must be a multiple of ${unit} bytes: current size is ${size}`,
+    "Make it larger: 'truncate -s %512 FILE' does that to a raw disk"),
+  DISK_TOO_LARGE: entry(422, (path: string, size: number) =>
+    `Cannot use disk "${path}" as it is larger than a disk may be: its size is ${size} bytes`,
+    'Divide it among several disks, or choose larger clusters'),
+  DISK_BACKING_OUTSIDE: entry(403, (path: string, backing: string) =>
+    `Cannot use disk "${path}" as its backing file lies outside the folders that it may use: "${backing}"`,
+    "Move the backing file beside the disk, or make the disk stand alone with 'qemu-img convert -O qcow2'"),
+  DISK_SNAPSHOT_REFUSED: entry(422, (path: string, why: string) => `Cannot take a snapshot of disk "${path}": ${why}`,
+    'Choose another name, or convert the image to one with refcounts of 16 bits'),
+  DISK_SNAPSHOT_NOT_FOUND: entry(404, (path: string, name: string) =>
+    `Cannot find a snapshot "${name}" in disk "${path}"`, "'qemu-img snapshot -l' lists what an image has"),
 } as const

@@ -47,6 +47,13 @@ export const WASM_PAGE_BYTES = 65_536
 /** Pages of a memory32: 4 GiB. */
 export const WASM_PAGES_MAX = 65_536
 
+/** Pages of 64 KiB of a machine in a snapshot, its disks' with its RAM's: 1 TiB. */
+export const MACHINE_PAGES_MAX = 16_777_216
+
+/** What a machine's engine saves beside RAM, in parts: some 10 KiB a vCPU, a QEMU's state 1 MiB. */
+export const MACHINE_SECTIONS_MAX = 1024
+export const MACHINE_SECTION_BYTES_MAX = 64 * 1024 * 1024
+
 /** The size of a program's file: V8 refuses modules beyond 1 GiB. */
 export const MODULE_BYTES_MAX = 1024 * 1024 * 1024
 
@@ -195,6 +202,9 @@ export const IMAGE_MANIFEST_BYTES_MAX = 4 * 1024 * 1024
 /** All blobs of one image: a module at its limit, and room for the layers of other tools around one. */
 export const IMAGE_BYTES_MAX = 4 * 1024 * 1024 * 1024
 
+/** All blobs of a machine's image: a kernel, an initrd and disks, which are compressed. */
+export const MACHINE_IMAGE_BYTES_MAX = 64 * 1024 * 1024 * 1024
+
 /** Layers of one image: Docker's own limit. */
 export const IMAGE_LAYERS_MAX = 128
 
@@ -324,3 +334,50 @@ export const MOVE_NOTES_PROJECT_MAX = 1000
 export const MOVE_BYTES_MAX = 32 * 1024 * 1024 * 1024
 /** Chunks of 64 KiB that a project's snapshots have in all: 64 GiB. Knowing where each is takes 200 MB. */
 export const SNAPSHOT_CHUNKS_MAX = 1024 * 1024
+
+/** Entries of a virtqueue, the most that we offer: QEMU's default. A chain of descriptors is no longer. */
+export const VIRTQUEUE_SIZE_MAX = 256
+/** Chains of one queue that are served before other devices have their turn. */
+export const VIRTQUEUE_ROUND_MAX = 64
+/** How long a vCPU waits for the device thread to take a register's write: longer than a slow disk's flush. */
+export const DEVICE_ANSWER_MS_MAX = 60_000
+/** A frame of a machine's network card on a stream: an IPv4 packet of the largest size, as TSO makes them. */
+export const NET_FRAME_BYTES_MAX = 65_535 + 18
+/** Headers of a frame that we look at to fill a checksum in: Ethernet with a VLAN tag, IP and TCP with all options. */
+export const NET_HEADERS_BYTES_MAX = 18 + 60 + 60 + 40
+/** Data of one request to a disk: Linux asks for 1.25 MiB; ranges may overlap, so that RAM doesn't bound the sum. */
+export const BLK_REQUEST_BYTES_MAX = 16 * 1024 * 1024
+/** Ranges of one discard request, and bytes of each: some guests give up a whole disk at once. */
+export const BLK_DISCARD_RANGES_MAX = 64
+export const BLK_DISCARD_BYTES_MAX = 1024 * 1024 * 1024
+/** Pages that a balloon is told of at once: Linux tells 256. */
+export const BALLOON_PAGES_AT_ONCE_MAX = 16_384
+/** A packet of a machine's vsock without its header: Linux's own limit (VIRTIO_VSOCK_MAX_PKT_BUF_SIZE). */
+export const VSOCK_PAYLOAD_BYTES_MAX = 64 * 1024
+/** Bytes of a guest's console that are moved at once. */
+export const VIRTIO_CONSOLE_BYTES_MAX = 64 * 1024
+/** What a machine's serial line holds until the main thread takes it, and until the guest does. Powers of two. */
+export const UART_OUTPUT_BYTES = 64 * 1024
+export const UART_INPUT_BYTES = 4096
+
+/** A frame of a machine's network card: the largest IPv4 packet, with Ethernet's head and a VLAN's tag. */
+export const GATEWAY_FRAME_BYTES_MAX = 65_535 + 18
+/** Bytes of one direction of a TCP connection with a machine: 250 MB/s where an answer takes a millisecond. */
+export const TCP_BUFFER_BYTES_MAX = 256 * 1024
+/** Holes in what a TCP connection has received: segments beyond further ones are dropped, and come again. */
+export const TCP_HOLES_MAX = 32
+/** TCP connections of one network card; bytes that all of them hold; and those of them that wait for a dial. */
+export const GATEWAY_CONNECTIONS_MAX = 4096
+export const GATEWAY_TCP_BYTES_MAX = 64 * 1024 * 1024
+export const GATEWAY_DIALS_MAX = 256
+/** Addresses whose names a gateway remembers, names of one address, and questions to the host at one time. */
+export const GATEWAY_ADDRESSES_MAX = 4096
+export const GATEWAY_NAMES_MAX = 8
+export const GATEWAY_LOOKUPS_MAX = 64
+/** Clients of a gateway's name server by TCP, at one time; and bytes of one question. */
+export const GATEWAY_NAME_CLIENTS_MAX = 16
+export const GATEWAY_QUESTION_BYTES_MAX = 1024
+/** Flows of UDP that a gateway holds, and links to other machines; and packets that wait for one to be made. */
+export const GATEWAY_FLOWS_MAX = 256
+export const GATEWAY_LINKS_MAX = 64
+export const GATEWAY_WAITING_MAX = 8

@@ -83,6 +83,11 @@ const DETACHED_FLAGS = {
   interactive: { short: 'i', help: "Keep its input open for 'cellar attach'" },
   hibernate: { value: 'DURATION|pressure',
     help: 'It may be saved and freed: when it has used no CPU for so long, or when the host is short of memory' },
+  vcpus: { value: 'N', help: 'vCPUs of a machine (default: 1)' },
+  engine: { value: 'ENGINE', choices: ['auto', 'kvm', 'qemu'],
+    help: 'What runs a machine: KVM under our own monitor, or QEMU (default: auto, KVM where it works)' },
+  'kernel-args': { value: 'WORDS', help: "Words added to a machine's kernel command line" },
+  tap: { value: 'DEVICE', help: 'A TAP device of the host as the network card of a machine, in place of networks' },
   may: { value: 'VERB', many: true, choices: ['snapshot', 'fork', 'hibernate'],
     help: 'What it may have done to itself by a hypercall: snapshot, fork or hibernate' },
 } as const satisfies Record<string, Flag>

@@ -96,9 +96,11 @@ export const GUEST_COMMANDS: readonly Command[] = [
     load: async () => (await import('./session.ts')).exec,
   },
   {
-    name: 'attach', group: 'Guests', summary: "See a guest's output as it comes, and write to its input",
-    about: "Ctrl-C leaves the guest alone. Its input is there if it was started with -i ('stdin: true').",
-    examples: ['attach web'], flags: PLAIN, words: [GUEST], errors: 125,
+    name: 'attach', aliases: ['console'], group: 'Guests', summary: "See a guest's output as it comes, and write to its input",
+    about: "Ctrl-C leaves the guest alone. Its input is there if it was started with -i ('stdin: true').\n" +
+      'The console of a machine begins with the last that it wrote, and always takes input: on a terminal each key\n' +
+      'goes to the guest, and Ctrl-] leaves it.',
+    examples: ['attach web', 'console debian'], flags: PLAIN, words: [GUEST], errors: 125,
     load: async () => (await import('./session.ts')).attach,
   },
   {

@@ -26,6 +26,8 @@ const COLUMNS: readonly Column<GuestView>[] = [
   { head: 'MEMORY', of: ({ spec }) => spec.memory ?? '', wide: true },
   { head: 'USED', of: ({ exit }) => exit?.usage === undefined || Number.isNaN(exit.usage.memoryBytes) ||
     typeof exit.usage.memoryBytes !== 'number' ? '' : formatSize(exit.usage.memoryBytes), wide: true, number: true },
+  { head: 'KIND', of: ({ kind }) => kind, wide: true },
+  { head: 'ENGINE', of: ({ engine }) => engine === undefined ? '' : `${engine.name}: ${engine.why}`, wide: true },
   { head: 'PROCESS', of: ({ process: number }) => number === undefined ? '' : String(number), wide: true,
     number: true },
   { head: 'CAPTURE', of: ({ capture }) => capture === undefined ? '' : captureText(capture), wide: true },

@@ -43,6 +43,11 @@ export async function run(argv: readonly string[]): Promise<number> {
   }
   if (flags.from !== undefined) return await (await import('./run_from.ts')).runFrom(parsed)
   if (flags.detach !== undefined) return await (await import('./run_detached.ts')).runDetached(parsed)
+  // A word that is no file is the name of an image, and that is a host's. It costs a look at the file in that case only.
+  if (rest[0]?.endsWith('.wasm') === false && flags.file === undefined) {
+    const { isProgram } = await import('./run_detached.ts')
+    if (!isProgram(rest[0])) return await (await import('./run_image.ts')).runImage(parsed)
+  }
   const hosted = Object.keys(flags).find((name) => DETACHED_ONLY.includes(name))
   if (hosted !== undefined) throw new CellarError('FLAG_VALUE_INVALID',
     [`--${hosted}`, flags[hosted as keyof typeof flags]![0]!, 'given with -d: only a guest of a host has it'])

@@ -6,7 +6,7 @@
 import { statSync } from 'node:fs'
 import { CellarError } from '../base/errors.ts'
 import type { GuestView } from '../host/operator.ts'
-import { clientFor } from './client.ts'
+import { clientFor, type Client } from './client.ts'
 import type { Parsed, RUN_FLAGS } from './flags.ts'
 import { BEGIN_WAIT } from './guest_verbs.ts'
 import { print, tell } from './print.ts'
@@ -23,32 +23,41 @@ const FOREGROUND_ONLY: Readonly<Record<string, string>> = {
 /** Fields of a spec that have another name than their flag. */
 const FLAG_OF: Readonly<Record<string, string>> = {
   ports: 'publish', volumes: 'volume', networks: 'network', secrets: 'secret', labels: 'label', stubs: 'stub',
-  stdin: 'interactive',
+  stdin: 'interactive', machine: 'vcpus',
 }
 const EXIT = 125
 
 /** Creates and starts the guest, and prints its name. Throws ToldError with the exit status of a run's errors. */
-export async function runDetached({ flags, rest }: Parsed<typeof RUN_FLAGS>): Promise<number> {
+export async function runDetached(parsed: Parsed<typeof RUN_FLAGS>): Promise<number> {
   try {
-    for (const [name, want] of Object.entries(FOREGROUND_ONLY)) {
-      const given = flags[name as keyof typeof flags]
-      if (given !== undefined) throw new CellarError('FLAG_VALUE_INVALID', [`--${name}`, given[0]!, want])
-    }
-    const [program, ...args] = rest
-    if (program === undefined) throw new CellarError('USAGE', ['Cannot run without a program'])
-    const spec = specOf(flags)
-    const host = await clientFor(flags)
-    const isFile = program.endsWith('.wasm') || statSync(program, { throwIfNoEntry: false })?.isFile() === true
-    const image = isFile ? await uploaded(host, program) : program
-    const name = flags.name?.[0]
-    const guest = await host.ask<GuestView>('POST', host.path('guests'), { query: { wait: BEGIN_WAIT },
-      body: { ...(name === undefined ? {} : { name }), spec: { ...spec, image, args: [nameOf(program), ...args] },
-        start: true } })
+    const guest = await created(await clientFor(parsed.flags), parsed)
     print(`${guest.name}\n`)
     return startOf(guest)
   } catch (error) {
     throw refusalOf(error)
   }
+}
+
+/** Creates and starts the guest that a command line describes. `more`: of its spec. Throws CellarError, ToldError. */
+export async function created(host: Client, { flags, rest }: Parsed<typeof RUN_FLAGS>,
+  more: Readonly<Record<string, unknown>> = {}): Promise<GuestView> {
+  for (const [name, want] of Object.entries(FOREGROUND_ONLY)) {
+    const given = flags[name as keyof typeof flags]
+    if (given !== undefined) throw new CellarError('FLAG_VALUE_INVALID', [`--${name}`, given[0]!, want])
+  }
+  const [program, ...args] = rest
+  if (program === undefined) throw new CellarError('USAGE', ['Cannot run without a program'])
+  const spec = specOf(flags)
+  const image = isProgram(program) ? await uploaded(host, program) : program
+  const name = flags.name?.[0]
+  return await host.ask<GuestView>('POST', host.path('guests'), { query: { wait: BEGIN_WAIT },
+    body: { ...(name === undefined ? {} : { name }), start: true,
+      spec: { ...spec, ...more, image, args: [nameOf(program), ...args] } } })
+}
+
+/** True for a file, or what looks like one: else it is the name of an image. */
+export function isProgram(program: string): boolean {
+  return program.endsWith('.wasm') || statSync(program, { throwIfNoEntry: false })?.isFile() === true
 }
 
 /** An error with the exit status of a run's, in the words of who gave flags: the host speaks of its request. */
@@ -92,6 +101,8 @@ function specOf(flags: Parsed<typeof RUN_FLAGS>['flags']): Record<string, unknow
     return list === undefined ? undefined : Object.fromEntries(list)
   }
   const flag = (name: keyof typeof flags): true | undefined => flags[name] === undefined ? undefined : true
+  const machine = { vcpus: number('vcpus', one('vcpus')), engine: one('engine'), 'kernel-args': one('kernel-args'),
+    tap: one('tap') }
   const health = {
     tcp: number('health-tcp', one('health-tcp')), http: one('health-http'), interval: one('health-interval'),
     timeout: one('health-timeout'), retries: number('health-retries', one('health-retries')),
@@ -107,6 +118,7 @@ function specOf(flags: Parsed<typeof RUN_FLAGS>['flags']): Record<string, unknow
     restart: one('restart'), stdin: flag('interactive'), may: flags.may,
     hibernate: flags.hibernate === undefined ? undefined
       : one('hibernate') === 'pressure' ? {} : { idle: one('hibernate') },
+    machine: Object.values(machine).every((value) => value === undefined) ? undefined : machine,
     health: Object.values(health).every((value) => value === undefined) ? undefined : health,
   }
 }

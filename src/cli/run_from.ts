@@ -45,7 +45,8 @@ export async function runFrom({ flags, rest }: Parsed<typeof RUN_FLAGS>): Promis
   }
 }
 
-async function inForeground(host: Client, { name, spec }: GuestView): Promise<number> {
+/** Shows what a guest writes, gives it our input, and removes it at its end and at ours: its exit status. */
+export async function inForeground(host: Client, { name, spec }: GuestView): Promise<number> {
   const over = new AbortController()
   const interrupt: { signal?: typeof ENDING[number] } = {}
   const onSignal = (signal: NodeJS.Signals): void => {

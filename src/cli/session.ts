@@ -6,7 +6,7 @@
 import { WebSocket, type RawData } from 'ws'
 import { CellarError } from '../base/errors.ts'
 import { signals } from '../base/signals.ts'
-import type { Problem } from '../host/operator.ts'
+import type { GuestView, Problem } from '../host/operator.ts'
 import type { Client, Query } from './client.ts'
 import type { Call } from './commands.ts'
 import { onInterrupt } from './output.ts'
@@ -20,6 +20,8 @@ const UNSENT_BYTES_MAX = 256 * 1024
 /** Bytes of one frame of stdin. */
 const FRAME_BYTES_MAX = 16 * 1024
 const PAUSE_MS = 5
+/** Ctrl-], as telnet and virsh have it. */
+const LEAVE_KEY = 0x1d
 /** The close code of WebSockets for an end without a fault. */
 const CLOSE_NORMAL = 1000
 
@@ -38,10 +40,17 @@ export async function exec({ client, words, flags }: Call): Promise<number> {
   return status ?? 0
 }
 
-/** `cellar attach`: until the guest ends, or Ctrl-C. */
+/** `cellar attach`: until the guest ends, or Ctrl-C; of a machine, on a terminal, until Ctrl-]. */
 export async function attach({ client, words }: Call): Promise<number> {
-  const host = await client()
-  return await session(host, host.path('guests', words[0]!, 'attach'), {}, { input: true, output: true }) ?? 0
+  return await attachTo(await client(), words[0]!)
+}
+
+/** A guest's console until its end, or ours. */
+export async function attachTo(host: Client, guest: string): Promise<number> {
+  const isTerminal = process.stdin.isTTY && process.stdout.isTTY
+  const isRaw = isTerminal && (await host.ask<GuestView>('GET', host.path('guests', guest))).kind === 'machine'
+  if (isRaw) process.stderr.write(`Connected to "${guest}". Ctrl-] leaves it.\r\n`)
+  return await session(host, host.path('guests', guest, 'attach'), {}, { input: true, output: true, isRaw }) ?? 0
 }
 
 /** Our stdin for a guest, until it ends; what the guest writes is somebody else's to show. */
@@ -53,8 +62,10 @@ type Control = { readonly exit?: number; readonly error?: Problem }
 
 /** Carries the streams that are wanted until the session's end: the status, if there is one. */
 async function session(host: Client, path: string, query: Query, wanted: { readonly input: boolean
-  readonly output: boolean }): Promise<number | undefined> {
+  readonly output: boolean; readonly isRaw?: boolean }): Promise<number | undefined> {
   endWithReaders()
+  // Each key as it is pressed, Ctrl-C too: the guest's own terminal does what they mean.
+  if (wanted.isRaw === true) process.stdin.setRawMode(true)
   const { url, options } = host.socket(path, query)
   const socket = new WebSocket(url, PROTOCOL, { ...options, perMessageDeflate: false })
   const { promise, resolve, reject } = Promise.withResolvers<number | undefined>()
@@ -65,7 +76,11 @@ async function session(host: Client, path: string, query: Query, wanted: { reado
     socket.close(CLOSE_NORMAL)
     resolve(128 + signals.SIGINT)
   })
-  socket.on('open', () => { feed(socket, wanted.input).catch(reject) })
+  const leave = (): void => {
+    socket.close(CLOSE_NORMAL)
+    resolve(undefined)
+  }
+  socket.on('open', () => { feed(socket, wanted.input, wanted.isRaw === true ? leave : undefined).catch(reject) })
   socket.on('message', (data: RawData) => {
     const frame = data as Buffer
     if (frame[0] !== CONTROL) return wanted.output ? write(socket, frame) : undefined
@@ -88,6 +103,7 @@ async function session(host: Client, path: string, query: Query, wanted: { reado
   try {
     return await promise
   } finally {
+    if (wanted.isRaw === true) process.stdin.setRawMode(false).pause()
     if (socket.readyState !== WebSocket.CLOSED) socket.terminate()
   }
 }
@@ -100,10 +116,11 @@ function write(socket: WebSocket, frame: Buffer): void {
   to.once('drain', () => socket.resume())
 }
 
-/** Our stdin for the guest, then its end. */
-async function feed(socket: WebSocket, withInput: boolean): Promise<void> {
+/** Our stdin for the guest, then its end. `leave`: on the key that leaves. */
+async function feed(socket: WebSocket, withInput: boolean, leave?: () => void): Promise<void> {
   if (withInput) {
     for await (const chunk of process.stdin as AsyncIterable<Buffer>) {
+      if (leave !== undefined && chunk.includes(LEAVE_KEY)) return leave()
       for (let at = 0; at < chunk.length; at += FRAME_BYTES_MAX) {
         socket.send(Buffer.concat([Buffer.of(STDIN), chunk.subarray(at, at + FRAME_BYTES_MAX)]))
       }

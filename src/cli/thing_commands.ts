@@ -63,8 +63,9 @@ const VOLUME_COMMANDS: readonly Command[] = [
   },
   {
     name: 'volume create', group: 'What guests use', summary: 'Create a volume',
-    examples: ['volume create data', 'volume create data --size 10GiB', 'volume create copy --clone data'],
-    flags: { size: SIZE, clone: { value: 'VOLUME', names: 'volume', help: 'The volume whose content it begins with' },
+    examples: ['volume create data', 'volume create data --size 10GiB', 'volume create copy --clone data',
+      'volume create root --disk --size 4GiB'],
+    flags: { disk: { help: 'A disk for a machine, in place of a folder for cells' }, size: SIZE, clone: { value: 'VOLUME', names: 'volume', help: 'The volume whose content it begins with' },
       ...PLAIN },
     words: [NEW], load: async () => (await import('./volumes.ts')).createVolume,
   },

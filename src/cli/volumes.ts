@@ -28,7 +28,8 @@ export async function listVolumes(call: Call): Promise<number> {
 export async function createVolume({ client, words, flags }: Call): Promise<number> {
   if (flags.size !== undefined) checkSize('--size', flags.size[0]!)
   const host = await client()
-  const spec = { size: flags.size?.[0], clone: flags.clone?.[0] }
+  const spec = { size: flags.size?.[0], clone: flags.clone?.[0],
+    kind: flags.disk === undefined ? undefined : 'disk' }
   await host.ask('POST', host.path('volumes'), { body: { name: words[0], spec } })
   print(`${words[0]}\n`)
   return 0

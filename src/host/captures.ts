@@ -82,6 +82,15 @@ export class Captures {
     await this.#ask(guest, 'fork', (request) => ({ fork: id, run, request, children }))
   }
 
+  /**
+   * Copies what a machine's children begin with: RAM into a memfd, by its ticket, the rest into their folders. Throws as
+   * `capture`.
+   */
+  async forkMachine(guest: Guest, ram: number, children: readonly { readonly folder: string }[]): Promise<void> {
+    const { id, run } = guest.row
+    await this.#ask(guest, 'fork', (request) => ({ forkMachine: id, run, request, ram, children }))
+  }
+
   /** Keeps a guest from running, or lets it again. Resolves when it is so, or has ended. Throws PROCESS_LOST. */
   async pause(guest: Guest, paused: boolean): Promise<void> {
     const { row: { id, run, project, name }, handle } = guest

@@ -85,6 +85,11 @@ export class Consoles {
     this.#streams.set(stream, { owner, out })
   }
 
+  /** Gives a stream that was attached what was written before. */
+  replay(stream: number, bytes: Uint8Array): void {
+    this.#streams.get(stream)?.out.write(1, bytes)
+  }
+
   /** Nobody is at the stream any more: the guest of `exec` that it was, if it was one. */
   detach(stream: number, tell = false): GuestConsole | undefined {
     const found = this.#streams.get(stream)

@@ -18,9 +18,8 @@ import { addressesOf, parseRules, reach, type Rule } from './egress.ts'
 import { eventOf } from './lifecycle.ts'
 import { giveFd, giveSocket } from './ports.ts'
 import type { ProcessHandle } from './processes.ts'
-import type { Peer } from './protocol.ts'
 import type { GuestSpec } from './spec.ts'
-import { kindOf, type Guest, type State } from './state.ts'
+import { kindOf, meets, peerOf, type Guest, type State } from './state.ts'
 import type { Store } from './store.ts'
 
 /** How long a cell's process may take to say whether it takes a connection. */
@@ -30,7 +29,7 @@ const EVENTS_MAX = 10
 const WINDOW_MS = 10_000
 
 type Asked = { readonly dial: number; readonly id: string; readonly name: string; readonly port: number }
-type AskedName = { readonly resolve: number; readonly id: string; readonly name?: string; readonly peer?: number }
+type AskedName = { readonly resolve: number; readonly id: string; readonly name: string }
 type Answer = { ticket: number } | { errno: number }
 type Parts = { readonly state: State; readonly store: Store; readonly log: Log
   /** Resolves when a hibernated guest runs. Throws CellarError. */
@@ -69,7 +68,7 @@ export class Dials {
     try {
       const peer = this.#peer(guest, asked.name)
       answer(peer === undefined ? await this.#outside(guest, handle, asked)
-        : await this.#inside(peer, handle, asked.port))
+        : await this.#inside(peer, guest, asked.port))
     } catch (error) {
       this.#parts.log.error('cannot dial for a guest', { guest: asked.id, why: (error as Error).message })
       answer({ errno: EIO })
@@ -81,22 +80,15 @@ export class Dials {
     }
   }
 
-  /** A machine asks who has a name, or a number of its network; it is answered, whatever becomes of it. */
+  /** A machine asks where a name leads, outside; it is answered, whatever becomes of it. */
   async resolve(handle: ProcessHandle, asked: AskedName): Promise<void> {
-    const answer = (to: { peer?: Peer; addresses?: readonly string[] }): void =>
-      handle.link?.send({ resolved: asked.resolve, ...to })
+    const answer = (addresses: readonly string[]): void =>
+      handle.link?.send({ resolved: asked.resolve, addresses })
     const guest = this.#parts.state.guests.get(asked.id)
-    if (guest === undefined || guest.handle !== handle) return answer({})
-    const peer = asked.name !== undefined ? this.#peer(guest, asked.name) : asked.peer === undefined ? undefined
-      : this.#meets(guest, this.#parts.state.byAddress(guest.row.project, asked.peer))
-    if (peer !== undefined) {
-      const { name, address, spec } = peer.row
-      return answer({ peer: { name, address, kind: kindOf(spec) } })
-    }
-    if (asked.name === undefined || this.#lookups >= LOOKUPS_MAX) return answer({})
+    if (guest === undefined || guest.handle !== handle || this.#lookups >= LOOKUPS_MAX) return answer([])
     this.#lookups++
     try {
-      answer({ addresses: await addressesOf(this.#rulesOf(guest), asked.name) })
+      answer(await addressesOf(this.#rulesOf(guest), asked.name))
     } finally {
       this.#lookups--
     }
@@ -109,15 +101,16 @@ export class Dials {
   }
 
   #peer(guest: Guest, name: string): Guest | undefined {
-    return this.#meets(guest, this.#parts.state.byName(guest.row.project, name))
+    const peer = this.#parts.state.byName(guest.row.project, name)
+    return peer !== undefined && meets(guest.row, peer.row) ? peer : undefined
   }
 
-  #meets(guest: Guest, peer: Guest | undefined): Guest | undefined {
-    const { networks } = guest.row.spec
-    return peer?.row.spec.networks.some((network) => networks.includes(network)) === true ? peer : undefined
-  }
-
-  async #inside(peer: Guest, handle: ProcessHandle, port: number): Promise<Answer> {
+  async #inside(peer: Guest, guest: Guest, port: number): Promise<Answer> {
+    const handle = guest.handle!
+    // Frames are between machines.
+    if (port === 0 && (kindOf(peer.row.spec) !== 'machine' || kindOf(guest.row.spec) !== 'machine')) {
+      return { errno: ECONNREFUSED }
+    }
     const wakes = peer.row.phase === 'hibernated' || (peer.row.phase === 'starting' && peer.row.from !== null)
     try {
       if (wakes) await this.#parts.wake(peer)
@@ -134,7 +127,8 @@ export class Dials {
     this.#waiting.set(request, { there, resolve })
     let errno = EIO
     try {
-      there.link.send({ incoming: peer.row.id, port, ticket: await giveFd(there, theirs), request })
+      there.link.send({ incoming: peer.row.id, port, ticket: await giveFd(there, theirs), request,
+        from: peerOf(guest) })
       errno = await promise
       return errno === 0 ? { ticket: await giveFd(handle, mine) } : { errno }
     } finally {

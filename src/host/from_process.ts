@@ -19,6 +19,7 @@ const outcome = z.discriminatedUnion('kind', [
   z.object({ kind: z.literal('signal'), signal: z.int().min(0).max(255) }),
   z.object({ kind: z.literal('trap'), reason: words,
     frames: z.array(frame).max(TRAP_FRAMES_MAX) }),
+  z.object({ kind: z.literal('off'), reason: words }), z.object({ kind: z.literal('crashed'), reason: words }),
   z.object({ kind: z.literal('failed'), code: text,
     values: z.array(z.union([words, z.number(), z.boolean()])).max(16) }),
 ])
@@ -58,7 +59,7 @@ export const MESSAGE: z.ZodType<FromProcess> = z.union([
   z.object({ ended: end }),
   z.object({ credit: z.number(), bytes: count }),
   z.object({ eof: z.number(), status: z.int().min(0).max(255).optional() }),
-  z.object({ resolve: z.number(), id, name: text.optional(), peer: z.int().min(0).max(65_535).optional() }),
+  z.object({ resolve: z.number(), id, name: text }),
   z.object({ dial: z.number(), id, name: text, port: z.int().min(0).max(65_535) }),
   z.object({ health: id, run: z.number(), healthy: z.boolean(), why: text }),
   z.object({ incoming: z.number(), errno: z.int().min(0).max(4095) }),

@@ -8,6 +8,8 @@ import type { Readable } from 'node:stream'
 import { CellarError } from '../base/errors.ts'
 import { BlobStore } from '../image/blob_store.ts'
 import { Images, type Image, type Transfer } from '../image/images.ts'
+import { openMachineImage, type MachineConfig } from '../image/machine_image.ts'
+import type { OfImage } from './complete.ts'
 import type { Actor, ImageView, OperationView } from './operator.ts'
 import type { Operations } from './operations.ts'
 import type { State } from './state.ts'
@@ -17,6 +19,9 @@ type Parts = { readonly state: State; readonly store: Store; readonly operations
   /** Registries that are spoken to without TLS. */
   readonly insecure: readonly string[] }
 
+type Resolved = { readonly digest: string; readonly module: string } & OfImage
+
+const MIB = 1024 * 1024
 /** References whose answers are kept. */
 const RESOLVED_MAX = 10_000
 
@@ -26,7 +31,7 @@ export class ImageActions {
   readonly blobs: BlobStore
   readonly #parts: Parts
   readonly #images: Images
-  readonly #resolved = new Map<string, { readonly digest: string; readonly module: string }>()
+  readonly #resolved = new Map<string, Resolved>()
 
   constructor(parts: Parts) {
     this.#parts = parts
@@ -50,16 +55,23 @@ export class ImageActions {
     }, { insecure: parts.insecure })
   }
 
-  /** Digests of the image's manifest and module. Throws NOT_FOUND. */
-  resolve(reference: string): { readonly digest: string; readonly module: string } {
+  /** Digests of the image's manifest and module; of a machine, what it suggests. Throws NOT_FOUND. */
+  resolve(reference: string): Resolved {
     let known = this.#resolved.get(reference)
     if (known === undefined) {
-      const { digest, module } = this.#images.resolve(reference)
-      known = { digest, module }
+      const { kind, digest, module } = this.#images.resolve(reference)
+      const bytes = kind === 'machine' ? this.machineOf(digest).memoryBytes : undefined
+      known = { digest, module, ...(kind === 'cell' ? {}
+        : { machine: { memory: bytes === undefined ? undefined : `${bytes / MIB}MiB` } }) }
       if (this.#resolved.size >= RESOLVED_MAX) this.#resolved.clear()
       this.#resolved.set(reference, known)
     }
     return known
+  }
+
+  /** What the image of a machine has, by its manifest. Throws NOT_FOUND, MACHINE_IMAGE_DAMAGED. */
+  machineOf(manifestDigest: string): MachineConfig {
+    return openMachineImage(this.blobs, manifestDigest, manifestDigest).config
   }
 
   list(): ImageView[] {
@@ -130,8 +142,8 @@ export class ImageActions {
   }
 }
 
-function viewOf({ names, digest, module, sizeBytes, createdAt }: Image, guests: number): ImageView {
-  return { names, digest, module, sizeBytes, createdAt, guests }
+function viewOf({ kind, names, digest, module, sizeBytes, createdAt }: Image, guests: number): ImageView {
+  return { kind, names, digest, module, sizeBytes, createdAt, guests }
 }
 
 function transferOf({ signal, progress }: {

@@ -124,13 +124,16 @@ export class Lifecycle {
     }
   }
 
-  /** Launches a guest that is committed as `starting`. Never throws: what goes wrong is how the guest ended. */
-  async launch(guest: Guest): Promise<void> {
+  /**
+   * Launches a guest that is committed as `starting`. Never throws: what goes wrong is how the guest ended. `forked`:
+   * what its parent has made for it, a machine's child, and which of the children it is.
+   */
+  async launch(guest: Guest, forked?: { readonly ramFd: number; readonly number: number }): Promise<void> {
     const { processes } = this.#parts
     const { id, project, run, spec, phase, from: beginning } = guest.row
     if (this.#isGone(guest)) return
     // It begins with its fork or not at all.
-    if (beginning !== null && 'fork' in beginning) {
+    if (beginning !== null && 'fork' in beginning && forked === undefined) {
       return this.ended(endOf(guest, lostBy(project, 'its fork was cut short')))
     }
     if (phase === 'stopping' && guest.handle === undefined) return this.ended(endOf(guest, STOPPED))
@@ -155,14 +158,15 @@ export class Lifecycle {
       if (isOver(handle)) return
       guest.handle = handle
       makeLogFolder(this.#parts.paths, project, id, this.#uidOf(project))
-      const machine = spec.machine === undefined ? undefined : await this.#parts.machines.give(guest, handle)
+      const machine = spec.machine === undefined ? undefined : await this.#parts.machines.give(guest, handle, forked?.ramFd)
       const listening = guest.listening ??= new Listening(spec, guest.row.ports)
       const tickets = await listening.share(handle)
       drop = () => dropPorts(handle, tickets)
       if (isOver(handle)) return drop()
       this.#parts.state.setRow(guest, { ...guest.row, ports: listening.published })
       if (handle.link === undefined) return // On its way back: `hello` launches again.
-      handle.link.send({ start: this.launchOf(guest, tickets, { machine }) })
+      handle.link.send({ start: this.launchOf(guest, tickets,
+        { machine, ...(forked === undefined ? {} : { number: forked.number }) }) })
     } catch (thrown) {
       drop()
       const error = stateError(thrown, this.#parts.paths.state)
@@ -176,7 +180,7 @@ export class Lifecycle {
 
   /** What its process is told. `tickets`: of what it publishes; `number`: of a fork's child. Writes its files. */
   launchOf(guest: Guest, tickets: ReadonlyMap<number, readonly number[]>,
-    { number, machine, writesFiles = true }: { readonly number?: number; readonly writesFiles?: boolean
+    { number, machine, writesFiles = true }: { readonly number?: number; readonly writesFiles?: boolean;
       readonly machine?: GivenToMachine | undefined } = {}): GuestLaunch {
     const { state, secrets, paths } = this.#parts
     const { id, run, name, digest, project, spec } = guest.row

@@ -8,9 +8,10 @@ import { openSync } from 'node:fs'
 import { CellarError } from '../base/errors.ts'
 import { errnoOf, ERRNO_NAMES } from '../base/errno.ts'
 import { openTap } from '../sys/tap.ts'
+import type { MachineConfig } from '../image/machine_image.ts'
 import { Engines, type EngineChoice } from './machine_engine.ts'
 import type { Paths } from './paths.ts'
-import { giveFd } from './ports.ts'
+import { giveFd, shareFd } from './ports.ts'
 import type { ProcessHandle } from './processes.ts'
 import { makeMachineFolder } from './project_folder.ts'
 import type { MachineLaunch } from './protocol.ts'
@@ -21,10 +22,12 @@ export type GivenToMachine = Omit<MachineLaunch, 'vcpus' | 'memoryBytes' | 'kern
 
 type Parts = {
   readonly state: State; readonly paths: Paths
-  /** Whether the image of a guest has a kernel of its own. Throws CellarError. */
-  readonly hasKernel: (manifestDigest: string) => boolean
+  /** What the image of a machine has, by its manifest. Throws CellarError. */
+  readonly imageOf: (manifestDigest: string) => MachineConfig
 }
 
+/** Changes of a project's guests are told together. */
+const TELL_MS = 50
 /** The first address of a machine on its virtual socket: those below are reserved (virtio-vsock). */
 const CID_FIRST = 3
 
@@ -32,27 +35,49 @@ const CID_FIRST = 3
 export class Machines {
   readonly #parts: Parts
   readonly engines = new Engines()
+  readonly #changed = new Set<string>()
 
   constructor(parts: Parts) {
     this.#parts = parts
+    parts.state.peersChanged = (project) => {
+      if (this.#changed.size === 0) setTimeout(() => this.#tellPeers(), TELL_MS).unref()
+      this.#changed.add(project)
+    }
+  }
+
+  // Machines know their peers by name, as they must answer the guest's questions at once.
+  #tellPeers(): void {
+    const { state } = this.#parts
+    for (const project of this.#changed) {
+      for (const guest of state.ofProject(project)) {
+        if (guest.handle?.kind !== 'machine') continue
+        guest.handle.link?.send({ peers: guest.row.id, are: state.peersOf(guest) })
+      }
+    }
+    this.#changed.clear()
   }
 
   /** What runs a machine. Throws MACHINE_NO_ENGINE. */
   async engineOf({ row }: Guest): Promise<EngineChoice> {
     const { engine } = row.spec.machine!
-    return await this.engines.choose(row.name, engine, this.#parts.hasKernel(row.manifestDigest))
+    return await this.engines.choose(row.name, engine, this.#parts.imageOf(row.manifestDigest).kernel !== undefined)
   }
 
-  /** Opens and hands over what the machine's process can't open. Throws CellarError, a system error. */
-  async give({ row }: Guest, handle: ProcessHandle): Promise<GivenToMachine> {
+  /**
+   * Opens and hands over what the machine's process can't open. `ramFd`: RAM that it begins with, which stays the
+   * caller's. Throws CellarError, a system error.
+   */
+  async give(guest: Guest, handle: ProcessHandle, ramFd?: number): Promise<GivenToMachine> {
     const { state, paths } = this.#parts
+    const { row } = guest
     const { id, project, spec, address } = row
     makeMachineFolder(paths, project, id, state.projects.get(project)?.uid ?? undefined)
     const engine = handle.engine!.name
     const hasKvm = engine === 'kvm' || await this.engines.hasKvm()
     return {
-      engine, folder: paths.machine(project, id), address, cid: CID_FIRST + address,
+      engine, egress: spec.egress, peers: state.peersOf(guest), image: this.#parts.imageOf(row.manifestDigest), folder: paths.machine(project, id), address, cid: CID_FIRST + address,
       ...(hasKvm ? { kvm: await giveFd(handle, openKvm(row.name)) } : {}),
+      ...(ramFd === undefined ? {} : { ram: await shareFd(handle, ramFd) }),
       ...(spec.machine!.tap === undefined ? {} : { tap: await giveFd(handle, tapOf(row.name, spec.machine!.tap)) }),
     }
   }

@@ -28,6 +28,7 @@ import type { Secrets } from './secrets.ts'
 import { checkPhase } from './snapshot_actions.ts'
 import type { SnapshotFiles } from './snapshot_files.ts'
 import type { Guest, State } from './state.ts'
+import type { ProcessHandle } from './processes.ts'
 import type { Store } from './store.ts'
 import type { Transfers, Wanted } from './transfers.ts'
 
@@ -48,6 +49,8 @@ type Parts = {
   readonly state: State; readonly store: Store; readonly operations: Operations; readonly lifecycle: Lifecycle
   readonly captures: Captures; readonly transfers: Transfers; readonly files: SnapshotFiles; readonly secrets: Secrets
   readonly log: Log
+  /** A cell process of a project, which reads its snapshots. */
+  readonly carrier: (project: string) => Promise<ProcessHandle>
   /** The file of a blob. */
   readonly blob: (digest: string) => string
   /** Removes what is left of a guest that has no row any more. */
@@ -151,6 +154,7 @@ export class MigrateActions {
     const terms = await peer.ask<MoveTerms>('PUT', place, { json: offer, signal })
     going.host = String(terms.host)
     if (!terms.needsModule) return
+    if (spec.machine !== undefined) throw new CellarError('MOVE_REFUSED', [name, peer.name, NO_IMAGE])
     stage('sending the program')
     await peer.ask('PUT', `${place}/module`, { bytes: createReadStream(this.#parts.blob(module)),
       type: 'application/wasm', signal })
@@ -230,7 +234,9 @@ export class MigrateActions {
     const signal = isLast ? AbortSignal.any([control.signal, AbortSignal.timeout(stoppedMsMax)]) : control.signal
     const send = async (wanted: Wanted): Promise<readonly string[]> => {
       if (guest.handle === undefined) throw new CellarError('CAPTURE_ENDED', [guest.row.name])
-      const bytes = this.#parts.transfers.transmit(guest.handle, snapshot, wanted)
+      // A machine's own process carries nothing: the project's cells have one that does.
+      const carrier = guest.handle.kind === 'cells' ? guest.handle : await this.#parts.carrier(guest.row.project)
+      const bytes = this.#parts.transfers.transmit(carrier, snapshot, wanted)
       const { missing } = await peer.ask<{ missing: unknown }>('PUT', path, { bytes, signal })
       if (Array.isArray(missing) && missing.every((one) => typeof one === 'string')) return missing
       throw new CellarError('MOVE_REFUSED', [guest.row.name, peer.name, 'it does not say what it lacks'])
@@ -350,3 +356,5 @@ export class MigrateActions {
 function placeOf(move: string): string {
   return `move ${move}`
 }
+
+const NO_IMAGE = 'it does not have the image of that machine: push it to a registry, and pull it there'

@@ -64,6 +64,7 @@ export class Moves {
       importModule: (module) => images.import(undefined, module),
       name: (module, name) => this.#name(module, name) })
     this.#going = new MigrateActions({ state, store, operations, lifecycle, captures, transfers, files, secrets, log,
+      carrier: (project) => processes.some(project),
       blob: (digest) => join(paths.state, 'blobs/sha256', digest.slice('sha256:'.length)),
       clear: (row) => this.#clear(row) })
     this.#remotes = new SnapshotRemotes({ ...parts, transfers })

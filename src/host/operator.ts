@@ -75,6 +75,7 @@ export type NetworkView = { readonly project: string; readonly name: string; rea
   readonly createdAt: number }
 export type SecretView = { readonly project: string; readonly name: string; readonly createdAt: number }
 export type ImageView = {
+  readonly kind: 'cell' | 'machine'
   /** `NAME:TAG`s; none if only a digest refers to it. */
   readonly names: readonly string[]
   /** Of the manifest, and of the module in it. */

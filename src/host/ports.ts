@@ -123,8 +123,8 @@ export async function giveFd(handle: ProcessHandle, fd: number): Promise<number>
   }
 }
 
-// Gives a descriptor to a process; ours stays open: its ticket.
-async function shareFd(handle: ProcessHandle, fd: number): Promise<number> {
+/** Gives a descriptor to a process; ours stays open: its ticket. */
+export async function shareFd(handle: ProcessHandle, fd: number): Promise<number> {
   const ticket = handle.nextTicket++
   const until = performance.now() + GIVE_MS_MAX
   for (;;) {

@@ -13,6 +13,7 @@
 import type { Outcome, Usage } from '../cell/cell.ts'
 import type { Call } from '../cell/library.ts'
 import type { Figures } from '../cell/pcpu_worker.ts'
+import type { MachineConfig } from '../image/machine_image.ts'
 import type { MachineFigures } from '../machine/engine.ts'
 import type { Terms } from '../sched/node.ts'
 import type { Health } from './spec.ts'
@@ -80,13 +81,19 @@ export type GuestLaunch = {
 /** What only a machine is told. A volume of it is a disk: `path` is the folder with its file. */
 export type MachineLaunch = {
   readonly engine: 'kvm' | 'qemu'
+  /** Its image; blobs are in the blob folder. */
+  readonly image: MachineConfig
   readonly vcpus: number; readonly memoryBytes: number; readonly kernelArgs?: string | undefined
   /** Where it keeps what it writes to the disks of its image. */
   readonly folder: string
+  /** What it may reach outside, as its spec says; and who else is in its networks when it starts. */
+  readonly egress: readonly string[]; readonly peers: readonly Peer[]
   /** Its number in the project's networks, and among the machines of the host. */
   readonly address: number; readonly cid: number
   /** Tickets of /dev/kvm and of a TAP device, opened by the host. */
   readonly kvm?: number | undefined; readonly tap?: number | undefined
+  /** Of a fork's child: RAM, which it shares with the others until it writes. */
+  readonly ram?: number | undefined
 }
 
 /** What has become of a guest while it didn't run. */
@@ -98,6 +105,8 @@ export type GuestEnd = {
   /** One that was let go of has not ended. */
   readonly outcome: Exclude<Outcome, { readonly kind: 'moved' }>
     | { readonly kind: 'failed'; readonly code: string; readonly values: readonly unknown[] }
+    /** A machine that has switched itself off, or couldn't go on. `reason`: a word, such as 'triple-fault'. */
+    | { readonly kind: 'off' | 'crashed'; readonly reason: string }
   readonly usage?: Usage | undefined
   /** Milliseconds since 1970. */
   readonly startedAt?: number | undefined; readonly endedAt: number
@@ -144,10 +153,13 @@ export type ToProcess =
   | { readonly credit: number; readonly bytes: number }
   /** Answers of `dial`: a ticket of a connected socket, or an errno of base/errno.ts. */
   | { readonly dialled: number; readonly ticket?: number; readonly errno?: number }
-  /** Answers of `resolve`: the number of a peer, addresses outside, or neither: nobody that it may reach. */
-  | { readonly resolved: number; readonly peer?: Peer; readonly addresses?: readonly string[] }
-  /** A connection from a cell of another process, for a guest's port. */
-  | { readonly incoming: string; readonly port: number; readonly ticket: number; readonly request: number }
+  /** Answers of `resolve`: addresses outside; none: nobody that it may reach. */
+  | { readonly resolved: number; readonly addresses: readonly string[] }
+  /** Who else is in the networks of a machine, from now on. */
+  | { readonly peers: string; readonly are: readonly Peer[] }
+  /** A connection from a guest of another process, for a guest's port. `from`: who it is. */
+  | { readonly incoming: string; readonly port: number; readonly ticket: number; readonly request: number
+    readonly from?: Peer }
   /** Nobody will ask for these: a launch that came to nothing. Published ports are free again then. */
   | { readonly drop: readonly number[] }
   /** Keeps it from running, or lets it again. Memory and stack stay where they are. */
@@ -166,6 +178,12 @@ export type ToProcess =
   | { readonly go: string; readonly run: number } | { readonly release: string; readonly run: number }
   /** Captures it once, starts each child from there, and lets it go on. Answered by `captured`, without `written`. */
   | { readonly fork: string; readonly run: number; readonly request: number; readonly children: readonly GuestLaunch[] }
+  /**
+   * Of a machine: copies its RAM into `ram` (a ticket of a memfd), and what else its children begin with into their
+   * folders; then it goes on. Answered by `captured`, without `written`. The children are started after that.
+   */
+  | { readonly forkMachine: string; readonly run: number; readonly request: number; readonly ram: number
+    readonly children: readonly { readonly folder: string }[] }
   /**
    * Snapshots that nobody needs any more: they are removed, and chunks that only they had. Their folder is the
    * project's own: the host doesn't reach into it.
@@ -212,8 +230,8 @@ export type FromProcess =
   | {
     readonly figures: number; readonly guests: Readonly<Record<string, GuestFigures>>; readonly process: ProcessFigures
   }
-  /** A machine asks who NAME is, or which peer has an address of its network (`peer`). */
-  | { readonly resolve: number; readonly id: string; readonly name?: string; readonly peer?: number }
+  /** A machine asks which addresses NAME has, outside. */
+  | { readonly resolve: number; readonly id: string; readonly name: string }
   /**
    * A guest wants to reach NAME:PORT, and it isn't in this process: a peer elsewhere, or outside. Port 0 of a machine:
    * a stream of frames between the two.

@@ -30,7 +30,9 @@ export function next(end: Pick<GuestEnd, 'outcome' | 'by'>, policy: GuestSpec['r
   if (end.by === 'stop') return { phase: 'stopped' }
   const isFailure = exitOf(end).status !== 0
   if (isHopeless(end.outcome)) return { phase: 'failed' }
-  const again = policy === 'always' || (policy === 'on-failure' && isFailure && end.by !== 'timeout')
+  // A machine that resets itself goes on, as on a board of its own.
+  const isReset = end.outcome.kind === 'off' && end.outcome.reason === 'reset'
+  const again = isReset || policy === 'always' || (policy === 'on-failure' && isFailure && end.by !== 'timeout')
   if (!again) return { phase: isFailure ? 'failed' : 'exited' }
   const before = ranMs >= STEADY_MS ? 0 : failures
   return { phase: 'backing-off', pauseMs: Math.min(PAUSE_MS_MAX, PAUSE_MS_MIN * 2 ** Math.min(before, 30)) }
@@ -56,6 +58,8 @@ export function exitOf({ outcome, by }: Pick<GuestEnd, 'outcome' | 'by'>): Exit 
     case 'exit': return { status: outcome.code & 0xff, reason: `exited with ${outcome.code & 0xff}` }
     case 'signal': return { status: 128 + outcome.signal, reason: by === 'stop' ? 'stopped' :
       `ended by ${signalName(outcome.signal)}` }
+    case 'off': return { status: 0, reason: outcome.reason === 'reset' ? 'reset itself' : 'powered off' }
+    case 'crashed': return { status: 128 + signals.SIGABRT, reason: `crashed: ${printable(outcome.reason)}` }
     case 'trap': return { status: 128 + signals.SIGABRT, reason: `trapped: ${outcome.reason}` }
     default: return outcome.code === 'PROCESS_LOST'
       ? { status: 128 + signals.SIGKILL, reason: `its cell process died: ${String(outcome.values[1])}` }

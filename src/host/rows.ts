@@ -39,7 +39,7 @@ export type GuestRow = {
   readonly from: Beginning | null
   /** It is on its way to another host, or from one: nobody may run or remove it meanwhile. */
   readonly move: Move | null
-  /** Its number in the networks of its project, from 2 on (services/gateway/addresses.ts). */
+  /** Its number in the networks of its project, from 1 on (services/gateway/addresses.ts). */
   readonly address: number
 }
 

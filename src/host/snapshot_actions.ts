@@ -9,14 +9,17 @@ import { randomBytes } from 'node:crypto'
 import { CellarError } from '../base/errors.ts'
 import { CELLS_PER_PROCESS_MAX, FORKS_MAX, GUESTS_MAX, PROJECT_ITEMS_MAX } from '../base/limits.ts'
 import { signals } from '../base/signals.ts'
+import { makeRam } from '../sys/guest_ram.ts'
+import { closeFd } from '../sys/sockets.ts'
+import { memoryLimit } from './admission.ts'
 import type { Captures } from './captures.ts'
 import { checkName, type GuestActions } from './guest_actions.ts'
 import { eventOf, volumesOf, type Lifecycle } from './lifecycle.ts'
 import type { GuestView, Operator, SnapshotView } from './operator.ts'
 import type { Paths } from './paths.ts'
-import { dropPorts, Listening } from './ports.ts'
+import { dropPorts, Listening, shareFd } from './ports.ts'
 import type { ProcessHandle, Processes } from './processes.ts'
-import { makeLogFolder } from './project_folder.ts'
+import { makeLogFolder, makeMachineFolder } from './project_folder.ts'
 import type { ProjectActions } from './project_actions.ts'
 import type { GuestLaunch, Written } from './protocol.ts'
 import type { Beginning, GuestRow, SnapshotRow } from './rows.ts'
@@ -193,6 +196,7 @@ export class SnapshotActions {
       }
       const children = await this.#addChildren(guest, this.#namesFor(guest, count, names))
       if (phase === 'hibernated') for (const child of children) void lifecycle.launch(child)
+      else if (guest.row.spec.machine !== undefined) await this.#forkMachine(guest, children)
       else await this.#forkNow(guest, children)
       await Promise.all(children.map((child) => child.reaches(BEGUN, FORKED_MS_MAX)))
       return children.map((child) => child.view())
@@ -264,6 +268,27 @@ export class SnapshotActions {
       for (const step of undo.reverse()) step()
       await this.#removeChildren(children)
       throw error
+    }
+  }
+
+  // Each child has a process of its own: RAM is copied once, into memory that all of them share until they write.
+  async #forkMachine(guest: Guest, children: readonly Guest[]): Promise<void> {
+    const { captures, lifecycle, state, paths } = this.#parts
+    const ramFd = makeRam(memoryLimit(guest.row.spec))
+    try {
+      const { handle } = guest
+      if (handle?.link === undefined) throw new CellarError('GUEST_NOT_RUNNING', [guest.row.name, guest.row.phase])
+      const folders = children.map(({ row: { project, id } }) => {
+        makeMachineFolder(paths, project, id, state.projects.get(project)?.uid ?? undefined)
+        return { folder: paths.machine(project, id) }
+      })
+      await captures.forkMachine(guest, await shareFd(handle, ramFd), folders)
+      await Promise.all(children.map((child, i) => lifecycle.launch(child, { ramFd, number: i + 1 })))
+    } catch (error) {
+      await this.#removeChildren(children)
+      throw error
+    } finally {
+      closeFd(ramFd)
     }
   }
 

@@ -11,6 +11,7 @@ import { Allowance } from './allowance.ts'
 import type { GuestView, Phase } from './operator.ts'
 import type { Listening } from './ports.ts'
 import type { ProcessHandle } from './processes.ts'
+import type { Peer } from './protocol.ts'
 import type {
   Beginning, GuestRow, ImageNameRow, NetworkRow, PoolRow, ProjectRow, SecretRow, SnapshotRow, VolumeRow,
 } from './rows.ts'
@@ -89,12 +90,22 @@ export class Guest {
   }
 }
 
+/** True if the two have a network in common: they reach each other by name. */
+export function meets(one: Pick<GuestRow, 'spec'>, other: Pick<GuestRow, 'spec'>): boolean {
+  return other.spec.networks.some((network) => one.spec.networks.includes(network))
+}
+
+/** A guest as others of its networks know it. */
+export function peerOf({ row: { name, address, spec } }: Guest): Peer {
+  return { name, address, kind: kindOf(spec) }
+}
+
 /** What a guest is, as its spec says: a machine's has `machine`. */
 export function kindOf({ machine }: Pick<GuestSpec, 'machine'>): 'cell' | 'machine' {
   return machine === undefined ? 'cell' : 'machine'
 }
 
-const ADDRESS_FIRST = 2
+const ADDRESS_FIRST = 1
 const HEALTH_NOTES_MAX = 20
 const HEALTH_NOTES_MS = 60_000
 
@@ -107,6 +118,8 @@ export class State {
   readonly guests = new Map<string, Guest>()
   readonly #names = new Map<string, Map<string, Guest>>()
   readonly #addresses = new Map<string, Guest>()
+  /** Called when guests of a project have come, gone, or are in other networks. */
+  peersChanged: (project: string) => void = () => {}
   /** By project and digest. */
   readonly snapshots = new Map<string, SnapshotRow>()
   readonly pools = new Map<string, PoolRow>()
@@ -135,6 +148,7 @@ export class State {
     names.set(row.name, guest)
     this.charge(row, 1)
     this.#chargeSpec(row, 1)
+    this.peersChanged(row.project)
     return guest
   }
 
@@ -146,6 +160,7 @@ export class State {
     if (names?.size === 0) this.#names.delete(guest.row.project)
     this.charge(guest.row, -1)
     this.#chargeSpec(guest.row, -1)
+    this.peersChanged(guest.row.project)
   }
 
   // Its own, unless another has it; else the lowest that is free, so that it is the same again after a restart.
@@ -156,9 +171,9 @@ export class State {
     return number
   }
 
-  /** The guest with this number in the project's networks. */
-  byAddress(project: string, address: number): Guest | undefined {
-    return this.#addresses.get(keyOf(project, String(address)))
+  /** Who else is in a guest's networks. */
+  peersOf({ row }: Guest): Peer[] {
+    return this.ofProject(row.project).filter((other) => other.row.id !== row.id && meets(row, other.row)).map(peerOf)
   }
 
   /** Gives a guest another row, its promises with it. One that is gone is promised nothing. */
@@ -171,6 +186,7 @@ export class State {
     if (guest.row.spec !== row.spec) {
       this.#chargeSpec(guest.row, -1)
       this.#chargeSpec(row, 1)
+      this.peersChanged(row.project)
     }
     guest.row = row
     this.charge(row, 1)

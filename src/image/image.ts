@@ -1,4 +1,5 @@
-// image/image.ts: what an image is: a manifest, a configuration and one module, or something that becomes that.
+// image/image.ts: what an image is: a manifest, a configuration and one module, or something that becomes that; or a
+// machine's kernel and disks (machine_image.ts).
 //
 //   manifest  application/vnd.oci.image.manifest.v1+json
 //     config  application/vnd.wasm.config.v0+json     { created, architecture: wasm, os: wasip1, layerDigests }
@@ -12,7 +13,7 @@ import { createHash } from 'node:crypto'
 import { z } from 'zod'
 import { CellarError } from '../base/errors.ts'
 import {
-  IMAGE_BYTES_MAX, IMAGE_LAYERS_MAX, IMAGE_MANIFEST_BYTES_MAX, MODULE_BYTES_MAX,
+  IMAGE_BYTES_MAX, IMAGE_LAYERS_MAX, IMAGE_MANIFEST_BYTES_MAX, MACHINE_IMAGE_BYTES_MAX, MODULE_BYTES_MAX,
 } from '../base/limits.ts'
 import { printable } from '../base/printable.ts'
 import { isDigest } from './reference.ts'
@@ -27,6 +28,8 @@ export const MANIFEST_TYPES: readonly string[] = [MANIFEST_TYPE, INDEX_TYPE, DOC
 const WASM_CONFIG_TYPE = 'application/vnd.wasm.config.v0+json'
 const WASM_TYPE = 'application/wasm'
 const WASM_TYPES: readonly string[] = [WASM_TYPE, 'application/vnd.wasm.content.layer.v1+wasm']
+/** Of machines' images, and of their configurations. */
+export const MACHINE_TYPE = 'application/vnd.cellar.machine.v1+json'
 const TAR_TYPE =
   /^application\/vnd\.(?:oci\.image\.layer\.v1|docker\.image\.rootfs\.diff)\.tar(?:[.+](?:gzip|zstd))?$/
 
@@ -60,10 +63,14 @@ export type Descriptor = z.infer<typeof descriptor>
 export type Manifest = z.infer<typeof manifest>
 export type Index = z.infer<typeof index>
 
-/** What there is to an image: its manifest, and where its module is. */
+/**
+ * What there is to an image: its manifest, and where its module is. For a machine that is its configuration, which
+ * names the kernel and the disks by their digests.
+ */
 export type Layout =
-  | { readonly manifest: Manifest; readonly module: Descriptor }
-  | { readonly manifest: Manifest; readonly module: undefined; readonly layers: readonly Descriptor[] }
+  | { readonly kind: 'cell' | 'machine'; readonly manifest: Manifest; readonly module: Descriptor }
+  | { readonly kind: 'container'; readonly manifest: Manifest; readonly module: undefined
+    readonly layers: readonly Descriptor[] }
 
 /** `sha256:HEX` of bytes. */
 export function digestOf(bytes: Uint8Array): string {
@@ -96,17 +103,20 @@ export function choosePlatform(image: string, { manifests }: Index): Descriptor 
 export function layoutOf(image: string, manifest: Manifest): Layout {
   const { config, layers } = manifest
   const total = layers.reduce((sum, { size }) => sum + size, config.size)
-  if (total > IMAGE_BYTES_MAX) throw new CellarError('IMAGE_TOO_LARGE', [image, total, IMAGE_BYTES_MAX])
+  const isMachine = config.mediaType === MACHINE_TYPE
+  const most = isMachine ? MACHINE_IMAGE_BYTES_MAX : IMAGE_BYTES_MAX
+  if (total > most) throw new CellarError('IMAGE_TOO_LARGE', [image, total, most])
   if (config.size > IMAGE_MANIFEST_BYTES_MAX) throw invalid(image, 'its configuration is too large')
+  if (isMachine) return { kind: 'machine', manifest, module: config }
   const modules = layers.filter(({ mediaType }) => WASM_TYPES.includes(mediaType))
   if (modules.length > 1) throw invalid(image, `it has ${modules.length} modules`)
   const [module] = modules
   if (module !== undefined) {
-    if (module.size <= MODULE_BYTES_MAX) return { manifest, module }
+    if (module.size <= MODULE_BYTES_MAX) return { kind: 'cell', manifest, module }
     throw new CellarError('IMAGE_TOO_LARGE', [image, module.size, MODULE_BYTES_MAX])
   }
   const other = layers.find(({ mediaType }) => !TAR_TYPE.test(mediaType))
-  if (other === undefined) return { manifest, module: undefined, layers }
+  if (other === undefined) return { kind: 'container', manifest, module: undefined, layers }
   throw invalid(image, `it has no module, but ${printable(other.mediaType)}`)
 }
 

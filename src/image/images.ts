@@ -1,6 +1,6 @@
 // image/images.ts: the images of a host: names, and what they stand for in the store.
 //
-// A name leads to a manifest, the manifest to a configuration and a module. The manifest is put last: one that is in
+// A name leads to a manifest, the manifest to a configuration and a module, or a machine's kernel and disks. The manifest is put last: one that is in
 // the store is complete. What else is in the store, nobody refers to, until `collect` removes it.
 //
 // An image that was made for containers becomes one of ours when it is pulled: its module, under a new manifest that
@@ -18,6 +18,7 @@ import {
   type Descriptor, type Layout, type Manifest,
 } from './image.ts'
 import { LayoutFolder, parseLayout } from './layout.ts'
+import { checkMachineImage } from './machine_image.ts'
 import { formatReference, isDigest, localName, parseReference, type Reference } from './reference.ts'
 import { Registry, type RegistryOptions, type RegistryReference } from './registry.ts'
 import { fetchBlob, type Remote } from './remote.ts'
@@ -39,11 +40,12 @@ export interface Names {
 
 /** An image in the store. */
 export type Image = {
+  readonly kind: 'cell' | 'machine'
   /** Of its manifest, `sha256:HEX`. */
   readonly digest: string
-  /** Of its module. */
+  /** Of its module, or of a machine's configuration: what it is that runs. */
   readonly module: string
-  /** Bytes of the module. */
+  /** Bytes of that. */
   readonly size: number
   /** Bytes of all that it has. */
   readonly sizeBytes: number
@@ -67,8 +69,8 @@ export type Transfer = {
   readonly progress?: ((progress: { readonly done: number; readonly total: number }) => void) | undefined
 }
 
-type Known = { readonly manifest: Manifest; readonly module: Descriptor; readonly blobs: readonly string[]
-  readonly sizeBytes: number }
+type Known = { readonly kind: 'cell' | 'machine'; readonly manifest: Manifest; readonly module: Descriptor
+  readonly blobs: readonly string[]; readonly sizeBytes: number }
 
 /** The images of one store. */
 export class Images {
@@ -105,7 +107,7 @@ export class Images {
       if (remote instanceof Registry) await remote.ping(transfer.signal)
       const { bytes, layout } = await this.#choose(what, remote, tagOrDigest, transfer.signal)
       const digest = digestOf(bytes)
-      if (layout.module === undefined) {
+      if (layout.kind === 'container') {
         const made = reference === undefined ? undefined : this.#madeOf(localName(reference), digest)
         if (made !== undefined) return this.#view(made)
         await this.#fetch(remote, layout, pin, transfer, what)
@@ -115,7 +117,8 @@ export class Images {
       }
       pin(digest)
       await this.#fetch(remote, layout, pin, transfer, what)
-      await this.#checkModule(what, layout.module.digest)
+      if (layout.kind === 'machine') await checkMachineImage(this.#store, what, layout.manifest)
+      else await this.#checkModule(what, layout.module.digest)
       await this.#store.put([bytes], { digest, maxBytes: IMAGE_MANIFEST_BYTES_MAX })
       this.#known.delete(digest)
       return this.#name(digest, reference)
@@ -340,9 +343,9 @@ export class Images {
   }
 
   #view(digest: string): Image {
-    const { module, sizeBytes } = this.#read(digest)!
+    const { kind, module, sizeBytes } = this.#read(digest)!
     return {
-      digest, module: module.digest, size: this.#store.size(module.digest) ?? module.size, sizeBytes,
+      kind, digest, module: module.digest, size: this.#store.size(module.digest) ?? module.size, sizeBytes,
       names: this.#namesOf(digest),
       createdAt: Math.floor(this.#store.time(digest) ?? 0),
     }
@@ -363,11 +366,11 @@ export class Images {
     try {
       const read = readManifest(digest, bytes)
       if ('manifests' in read) return undefined
-      const { manifest, module } = layoutOf(digest, read)
-      if (module === undefined) return undefined
+      const { kind, manifest, module } = layoutOf(digest, read)
+      if (kind === 'container') return undefined
       const blobs = [manifest.config, ...manifest.layers]
       const sizeBytes = blobs.reduce((sum, { size }) => sum + size, bytes.length)
-      return { manifest, module, blobs: blobs.map((blob) => blob.digest), sizeBytes }
+      return { kind, manifest, module, blobs: blobs.map((blob) => blob.digest), sizeBytes }
     } catch (error) {
       if (error instanceof CellarError) return undefined
       throw error

@@ -14,6 +14,12 @@ const BLOCK = 512
 /** A pax header or long name: attributes of files have 64 KiB each. */
 const META_BYTES_MAX = 1024 * 1024
 const NAME_BYTES_MAX = 4096
+/** Extended attributes in pax headers, as star has begun it and all others do it. */
+const XATTR = 'SCHILY.xattr.'
+const NO_XATTRS: ReadonlyMap<string, Uint8Array> = new Map()
+const KINDS: Readonly<Record<string, TarDetails['kind']>> = {
+  1: 'hard link', 2: 'link', 3: 'char', 4: 'block', 5: 'folder', 6: 'fifo',
+}
 
 /** One entry. `other`: links, devices, pipes. */
 export type TarEntry = {
@@ -25,10 +31,26 @@ export type TarEntry = {
   readonly sparse: boolean
 }
 
+/** What else an entry says of itself, for who unpacks it: `details`. */
+export type TarDetails = {
+  readonly kind: 'file' | 'folder' | 'hard link' | 'link' | 'char' | 'block' | 'fifo' | 'other'
+  readonly mode: number
+  readonly uid: number
+  readonly gid: number
+  /** Seconds since 1970. */
+  readonly mtime: number
+  /** What a link leads to. */
+  readonly link: string
+  readonly major: number
+  readonly minor: number
+  readonly xattrs: ReadonlyMap<string, Uint8Array>
+}
+
 /** The archive isn't one, or isn't one that we read. */
 export class TarError extends Error {}
 
-type Meta = { path?: string; size?: number; sparse?: boolean }
+type Meta = { path?: string; size?: number; sparse?: boolean; link?: string; uid?: number; gid?: number; mtime?: number
+  xattrs?: Map<string, Uint8Array> }
 
 /** Reads the entries of one archive, in order. */
 export class TarReader {
@@ -39,6 +61,8 @@ export class TarReader {
   #left = 0
   #padding = 0
   #entries = 0
+  #header: Uint8Array = new Uint8Array(BLOCK)
+  #meta: Meta = {}
 
   /** `stream`: the archive, not compressed. The caller ends it. */
   constructor(stream: AsyncIterable<Uint8Array>) {
@@ -55,12 +79,34 @@ export class TarReader {
       if (block === undefined || block.every((byte) => byte === 0)) return undefined
       if (++this.#entries > IMAGE_ENTRIES_MAX) throw new TarError('it has too many entries')
       const header = headerOf(block)
-      if (!'xgLK'.includes(header.flag)) return this.#entry(header, meta)
+      if (!'xgLK'.includes(header.flag)) {
+        this.#header = block
+        this.#meta = meta
+        return this.#entry(header, meta)
+      }
       if (header.size > META_BYTES_MAX) throw new TarError('a header in it is too long')
       const content = (await this.#take(header.size + padding(header.size)))!.subarray(0, header.size)
       if (header.flag === 'x') readPax(content, meta)
       else if (header.flag === 'g') readGlobal(content)
       else if (header.flag === 'L') meta.path = text(content)
+      else meta.link = text(content)
+    }
+  }
+
+  /** More about the entry that `next` told of. Owners and times that can't be read are 0. Throws TarError. */
+  details(): TarDetails {
+    const [block, meta] = [this.#header, this.#meta]
+    const flag = String.fromCharCode(block[156]!)
+    const kind = '0\x007S'.includes(flag) ? 'file' : KINDS[flag] ?? 'other'
+    const link = meta.link ?? text(block.subarray(157, 257))
+    if (Buffer.byteLength(link) > NAME_BYTES_MAX) throw new TarError('a link in it is too long')
+    const isDevice = kind === 'char' || kind === 'block'
+    return {
+      kind, link, mode: lenient(block.subarray(100, 108)) & 0o7777,
+      uid: meta.uid ?? lenient(block.subarray(108, 116)), gid: meta.gid ?? lenient(block.subarray(116, 124)),
+      mtime: meta.mtime ?? lenient(block.subarray(136, 148)),
+      major: isDevice ? lenient(block.subarray(329, 337)) : 0, minor: isDevice ? lenient(block.subarray(337, 345)) : 0,
+      xattrs: meta.xattrs ?? NO_XATTRS,
     }
   }
 
@@ -156,6 +202,16 @@ function number(field: Uint8Array): number {
   return value
 }
 
+// A number that decides nothing: old archives leave blanks, or have times before 1970.
+function lenient(field: Uint8Array): number {
+  try {
+    return number(field)
+  } catch (error) {
+    if (error instanceof TarError) return 0
+    throw error
+  }
+}
+
 function readPax(bytes: Uint8Array, meta: Meta): void {
   const content = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.length)
   for (let at = 0; at < content.length;) {
@@ -171,6 +227,12 @@ function readPax(bytes: Uint8Array, meta: Meta): void {
     if (key === 'path') meta.path = record.toString('utf8', equals + 1)
     if (key === 'size') meta.size = decimal(record.toString('latin1', equals + 1))
     if (key.startsWith('GNU.sparse.')) meta.sparse = true
+    if (key === 'linkpath') meta.link = record.toString('utf8', equals + 1)
+    if (key === 'uid' || key === 'gid') meta[key] = decimal(record.toString('latin1', equals + 1))
+    if (key === 'mtime') meta.mtime = Math.max(0, Math.floor(Number(record.toString('latin1', equals + 1)) || 0))
+    if (key.startsWith(XATTR)) {
+      (meta.xattrs ??= new Map()).set(key.slice(XATTR.length), Uint8Array.from(record.subarray(equals + 1)))
+    }
     at = end
   }
 }
@@ -179,7 +241,8 @@ function readPax(bytes: Uint8Array, meta: Meta): void {
 function readGlobal(bytes: Uint8Array): void {
   const meta: Meta = {}
   readPax(bytes, meta)
-  if (Object.keys(meta).length > 0) throw new TarError('a header in it names all entries alike')
+  const { path, link, size, sparse } = meta
+  if ([path, link, size, sparse].some((one) => one !== undefined)) throw new TarError('a header in it names all entries alike')
 }
 
 function decimal(digits: string): number {

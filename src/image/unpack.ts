@@ -102,17 +102,21 @@ class Search {
   }
 }
 
-// A path from the image's root, without a slash at its begin or end.
-function cleaned(path: string): string {
+/** A path from the image's root, without a slash at its begin or end. Throws TarError if it leads out. */
+export function cleaned(path: string): string {
   const parts = path.split('/').filter((part) => part !== '' && part !== '.')
   if (parts.includes('..') || path.includes('\0')) throw new TarError(`the path "${printable(path)}" leads out of it`)
   return parts.join('/')
 }
 
-type Layer = { readonly bytes: AsyncIterable<Uint8Array>; [Symbol.dispose](): void }
+/** A layer's archive while it is read. */
+export type Layer = { readonly bytes: AsyncIterable<Uint8Array>; [Symbol.dispose](): void }
 
-// What a layer unpacks to, as far as `budget` allows. Its first bytes tell how it is compressed, whatever else says.
-async function openLayer(path: string, budget: { left: number }): Promise<Layer> {
+/**
+ * What the layer in a file unpacks to, as far as `budget` allows: TarError then. Its first bytes tell how it is
+ * compressed, whatever else says.
+ */
+export async function openLayer(path: string, budget: { left: number }): Promise<Layer> {
   const magic = Buffer.alloc(4)
   const handle = await open(path)
   try {

@@ -58,6 +58,8 @@ export type EngineOptions = {
 /** A machine that runs, or is about to. */
 export interface Engine {
   readonly name: 'kvm' | 'qemu'
+  /** RAM as this process sees it, where that isn't what the memfd holds (isRamPrivate); good until `close`. */
+  readonly ram?: Uint8Array | undefined
   /** Boots, or goes on. Rejects with CellarError for what can't be run: nothing was begun then. */
   start(): Promise<void>
   /** Input for the console. Returns how many bytes were taken; the rest is to be offered again. */
@@ -67,7 +69,7 @@ export interface Engine {
   /** Resolves when no vCPU runs and no request of a device is under way; new ones wait. */
   pause(): Promise<void>
   resume(): Promise<void>
-  /** While paused. */
+  /** While paused. What the guest has written to its disks is in their files when it resolves. */
   save(): Promise<Sections>
   /**
    * While paused: pages (4 KiB, by their number in the memfd) written since the last call, as bits; undefined if it

@@ -2,6 +2,8 @@
 //
 //   CELLSNAP · version u32 = 1 · the fields of SNAPSHOT in their order · SHA-256 of all before, 32 bytes
 //
+// That of a machine has those of MACHINE_SNAPSHOT: both begin with what it is of.
+//
 // A snapshot is known by the SHA-256 of these bytes. They name no file, no place and no number of this host, so that
 // the same snapshot has the same digest wherever it is. Memory is in chunks of a page (64 KiB), each known by the
 // SHA-256 of its bytes; pages that are all zero are left out. docs/reference/snapshots.md is made of the table.
@@ -14,11 +16,14 @@ import { Buffer } from 'node:buffer'
 import { hash } from 'node:crypto'
 import { CellarError } from '../base/errors.ts'
 import {
-  DESCRIPTORS_MAX, EVENTS_UNREAD_MAX, PATH_BYTES_MAX, SNAPSHOT_ARGUMENT_BYTES_MAX, SNAPSHOT_ARGUMENTS_MAX,
+  DESCRIPTORS_MAX, EVENTS_UNREAD_MAX, MACHINE_PAGES_MAX, MACHINE_SECTION_BYTES_MAX, MACHINE_SECTIONS_MAX,
+  PATH_BYTES_MAX, SNAPSHOT_ARGUMENT_BYTES_MAX, SNAPSHOT_ARGUMENTS_MAX,
   SNAPSHOT_FRAMES_BYTES_MAX, SNAPSHOT_GLOBALS_BYTES_MAX, SNAPSHOT_LABELS_MAX, SNAPSHOT_SPEC_BYTES_MAX,
   TABLE_ENTRIES_MAX, TABLE_GROWTH_MAX, WASM_PAGE_BYTES, WASM_PAGES_MAX,
 } from '../base/limits.ts'
 import { CAPTURE_VERSION, type CellState, type TableImage } from '../cell/state.ts'
+import { DISKS_MAX, VCPUS_MAX } from '../machine/spec.ts'
+import type { MachineParts, MachineState } from '../machine/state.ts'
 import type { GuestEvent } from '../services/lifecycle/lifecycle.ts'
 import type { SavedDescriptor, SavedIs } from '../services/saved.ts'
 import {
@@ -31,8 +36,8 @@ export const SNAPSHOT_VERSION = 1
 
 /** What a snapshot is of. */
 export type SnapshotMeta = {
-  readonly kind: 'cell'
-  /** Digest of the program, `sha256:HEX`. */
+  readonly kind: 'cell' | 'machine'
+  /** Digest of the program, or of a machine's configuration, `sha256:HEX`. */
   readonly module: string
   /** Name of the guest. */
   readonly guest: string
@@ -55,8 +60,12 @@ export type BareState = Omit<CellState, 'memory' | 'deadlineNs'> & {
   readonly memory: { readonly pages: number } | undefined
 }
 
-/** What the bytes of a snapshot say. */
-export type Snapshot = { readonly meta: SnapshotMeta; readonly state: BareState; readonly chunks: readonly ChunkRef[] }
+/** A stopped machine without its pages' bytes. */
+export type BareMachine = Omit<MachineState, 'memory'> & { readonly memory: { readonly pages: number } }
+
+/** What the bytes of a snapshot say. `state` is a machine's if `meta.kind` says so. */
+export type Snapshot = { readonly meta: SnapshotMeta; readonly state: BareState | BareMachine
+  readonly chunks: readonly ChunkRef[] }
 
 /** The hash of a page that is all zero: such a page is left out, so that a state has one snapshot. */
 export const ZERO_HASH = hash('sha256', new Uint8Array(WASM_PAGE_BYTES))
@@ -86,7 +95,7 @@ const path = text(PATH_BYTES_MAX)
 const shortText = text(1024)
 
 const META = record<SnapshotMeta>({
-  kind: [word('cell'), 'what kind of guest it is of'],
+  kind: [word('cell', 'machine'), 'what kind of guest it is of'],
   module: [digest, 'the program: it goes on with no other'],
   guest: [text(256), 'name of the guest'],
   spec: [json(SNAPSHOT_SPEC_BYTES_MAX), 'its specification, as the API has it'],
@@ -133,10 +142,12 @@ const USED = record<CellState['used']>({
 })
 
 /** One chunk in the table: 4 + 32 bytes, the pages ascending. */
-const CHUNK = record<ChunkRef>({
-  page: [u32(WASM_PAGES_MAX - 1), 'number of the page'],
-  hash: [{ ...digest, read: (from) => from.take(HASH_BYTES).toString('hex') }, 'of its 65,536 bytes'],
-})
+function chunkOf(pagesMax: number): Codec<ChunkRef> {
+  return record<ChunkRef>({
+    page: [u32(pagesMax - 1), 'number of the page'],
+    hash: [{ ...digest, read: (from) => from.take(HASH_BYTES).toString('hex') }, 'of its 65,536 bytes'],
+  })
+}
 
 const argument = text(SNAPSHOT_ARGUMENT_BYTES_MAX)
 const REFERENCES_MAX = TABLE_ENTRIES_MAX + TABLE_GROWTH_MAX
@@ -149,7 +160,7 @@ export const SNAPSHOT: Codec<Fields> = record<Fields>({
   meta: [META, 'what it is of'],
   capture: [u32(), `layout of frames and globals; this Cellar goes on with ${CAPTURE_VERSION}`],
   memory: [optional(record({ pages: [u32(WASM_PAGES_MAX), 'its size, in pages of 64 KiB'] })), 'its memory'],
-  chunks: [list(CHUNK, WASM_PAGES_MAX, 36, (one) => one.page), "the memory's pages that aren't all zero"],
+  chunks: [list(chunkOf(WASM_PAGES_MAX), WASM_PAGES_MAX, 36, (one) => one.page), "the memory's pages that aren't all zero"],
   globals: [bytes(SNAPSHOT_GLOBALS_BYTES_MAX), 'values of globals'],
   tables: [list(record<TableImage>({ table: [u32(), 'its number'],
     entries: [indices(REFERENCES_MAX), 'functions by number'] }), 1024, 8, (one) => one.table),
@@ -165,13 +176,34 @@ export const SNAPSHOT: Codec<Fields> = record<Fields>({
   used: [USED, 'what it has used until then'],
 })
 
+type MachineFields = { readonly meta: SnapshotMeta; readonly machine: MachineParts
+  readonly memory: { readonly pages: number }; readonly chunks: readonly ChunkRef[] }
+
+/** The fields of a machine's snapshot, in their order. */
+export const MACHINE_SNAPSHOT: Codec<MachineFields> = record<MachineFields>({
+  meta: [META, 'what it is of'],
+  machine: [record<MachineParts>({
+    engine: [word('kvm', 'qemu'), 'what it ran under: it goes on under the same'],
+    vcpus: [u32(VCPUS_MAX), 'its vCPUs'], ramBytes: [u53, 'its RAM'],
+    sections: [list(record({ name: [text(64), 'which part'], bytes: [bytes(MACHINE_SECTION_BYTES_MAX), 'its state'] }),
+      MACHINE_SECTIONS_MAX, 8, (one) => one.name), 'what the engine has saved, by name'],
+    disks: [list(record({ name: [text(64), 'which disk'], sizeBytes: [u53, 'bytes of its file'] }), DISKS_MAX, 12),
+      'the disks that are its own'],
+    generation: [text(64), 'what the guest knew as its generation'],
+  }), 'what it was, beside pages'],
+  memory: [record({ pages: [u32(MACHINE_PAGES_MAX), 'pages of RAM, then of the file of each disk'] }), 'its pages'],
+  chunks: [list(chunkOf(MACHINE_PAGES_MAX), MACHINE_PAGES_MAX, 36, (one) => one.page), "pages that aren't all zero"],
+})
+
 /** The bytes of a snapshot. `chunks`: the memory's, pages ascending. Throws Malformed if a cap is passed. */
-export function encodeSnapshot(meta: SnapshotMeta, state: BareState | CellState, chunks: readonly ChunkRef[]): Buffer {
+export function encodeSnapshot(meta: SnapshotMeta, state: BareState | BareMachine | CellState | MachineState,
+  chunks: readonly ChunkRef[]): Buffer {
   const to = new Writer()
   const { bytes, at } = to.room(HEAD_BYTES)
   MAGIC.copy(bytes, at)
   bytes.writeUInt32LE(SNAPSHOT_VERSION, at + MAGIC.length)
-  SNAPSHOT.write({ ...state, meta, capture: state.version, chunks }, to)
+  if ('machine' in state) MACHINE_SNAPSHOT.write({ ...state, meta, chunks }, to)
+  else SNAPSHOT.write({ ...state, meta, capture: state.version, chunks }, to)
   return Buffer.concat([to.done(), hash('sha256', to.done(), 'buffer')])
 }
 
@@ -187,14 +219,30 @@ export function decodeSnapshot(bytes: Uint8Array, name: string): Snapshot {
     const body = all.subarray(0, -HASH_BYTES)
     if (!hash('sha256', body, 'buffer').equals(all.subarray(-HASH_BYTES))) throw new Malformed('its digest is wrong')
     const from = new Reader(body.subarray(HEAD_BYTES))
-    const { meta, capture, chunks, memory, ...rest } = SNAPSHOT.read(from)
+    const snapshot = META.read(new Reader(body.subarray(HEAD_BYTES))).kind === 'machine' ? readMachine(from)
+      : readCell(from)
     if (from.left > 0) throw new Malformed('something follows it')
-    const last = chunks.at(-1)?.page ?? -1
+    const { chunks, state: { memory } } = snapshot
     if (chunks.some((one) => one.hash === ZERO_HASH)) throw new Malformed('it has a page that is all zero')
-    if (last >= (memory?.pages ?? 0)) throw new Malformed('it has pages beyond its memory')
-    return { meta, chunks, state: { ...rest, memory, version: capture } }
+    if ((chunks.at(-1)?.page ?? -1) >= (memory?.pages ?? 0)) throw new Malformed('it has pages beyond its memory')
+    return snapshot
   } catch (error) {
     if (!(error instanceof Malformed)) throw error
     throw new CellarError('SNAPSHOT_DAMAGED', [name, error.message], { cause: error })
   }
+}
+
+function readCell(from: Reader): Snapshot {
+  const { meta, capture, chunks, ...rest } = SNAPSHOT.read(from)
+  return { meta, chunks, state: { ...rest, version: capture } }
+}
+
+// RAM and each disk begin on a page of their own, and there is nothing else.
+function readMachine(from: Reader): Snapshot {
+  const { meta, chunks, machine, memory } = MACHINE_SNAPSHOT.read(from)
+  const pages = [machine.ramBytes, ...machine.disks.map(({ sizeBytes }) => sizeBytes)]
+    .reduce((sum, size) => sum + Math.ceil(size / WASM_PAGE_BYTES), 0)
+  if (machine.ramBytes % WASM_PAGE_BYTES !== 0) throw new Malformed('its RAM is no number of pages')
+  if (pages !== memory.pages) throw new Malformed('its pages are not those of its RAM and its disks')
+  return { meta, chunks, state: { machine, memory } }
 }

@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import type { CellState } from '../cell/state.ts'
 import { Malformed } from './codec.ts'
-import { decodeSnapshot, encodeSnapshot, ZERO_HASH, type ChunkRef } from './format.ts'
+import { decodeSnapshot, encodeSnapshot, ZERO_HASH, type ChunkRef, type BareState } from './format.ts'
 import { SnapshotStore } from './store.ts'
 import { memoryOf, metaOf, stateOf } from './test_support.ts'
 
@@ -40,7 +40,7 @@ test('a state without a memory, and one that has not begun, come back', () => {
 test('names that objects have by birth are names like others', () => {
   const hypercalls = JSON.parse('{"__proto__":1,"constructor":2}') as Record<string, number>
   const state = stateOf(undefined, { used: { ...stateOf(undefined).used, hypercalls } })
-  const { used } = decodeSnapshot(encodeSnapshot(metaOf(), state, []), 'it').state
+  const { used } = decodeSnapshot(encodeSnapshot(metaOf(), state, []), 'it').state as BareState
   assert.deepEqual(Object.entries(used.hypercalls), [['__proto__', 1], ['constructor', 2]])
 })
 

@@ -15,6 +15,7 @@ import { formatSize } from '../base/units.ts'
 import { SNAPSHOT_BYTES_MAX } from '../base/limits.ts'
 import { CAPTURE_VERSION, type CellState, type MemoryImage } from '../cell/state.ts'
 import { isDigest } from '../image/reference.ts'
+import type { MachineState } from '../machine/state.ts'
 import { CHUNK_BYTES, hashAt, jobOf } from './chunk_work.ts'
 import { collectGarbage, SNAPSHOT_FILE } from './collect.ts'
 import { crew } from './crew.ts'
@@ -63,7 +64,7 @@ export class SnapshotStore {
    * Keeps a snapshot. `durable`: it is on the disk when this resolves. Throws CAPTURE_IMPOSSIBLE for what no snapshot
    * can have.
    */
-  async write(meta: SnapshotMeta, state: CellState, options: { durable: boolean; known?: Known | undefined }):
+  async write(meta: SnapshotMeta, state: CellState | MachineState, options: { durable: boolean; known?: Known | undefined }):
   Promise<WrittenSnapshot> {
     const { durable, known } = options
     const { memory } = state
@@ -106,7 +107,25 @@ export class SnapshotStore {
     const snapshot = this.inspect(digest)
     const { meta, state, chunks } = snapshot
     checkExpected(snapshot, expected)
+    if ('machine' in state) throw new CellarError('SNAPSHOT_FOREIGN', [`it is of "${meta.guest}", a machine`])
     if (state.memory === undefined) return { meta, state: { ...state, memory: undefined }, known: undefined }
+    const { memory, known } = await this.#memory(digest, state.memory.pages, chunks, before, spare)
+    return { meta, state: { ...state, memory }, known }
+  }
+
+  /** As read, of a machine. */
+  async readMachine(digest: string, expected: Expected = {}, before?: Known, spare?: SharedArrayBuffer):
+  Promise<{ meta: SnapshotMeta; state: MachineState; known: Known }> {
+    const snapshot = this.inspect(digest)
+    const { meta, state, chunks } = snapshot
+    checkExpected(snapshot, expected)
+    if (!('machine' in state)) throw new CellarError('SNAPSHOT_FOREIGN', [`it is of "${meta.guest}", a cell`])
+    const { memory, known } = await this.#memory(digest, state.memory.pages, chunks, before, spare)
+    return { meta, state: { ...state, memory }, known }
+  }
+
+  async #memory(digest: string, pages: number, chunks: readonly ChunkRef[], before: Known | undefined,
+    spare: SharedArrayBuffer | undefined): Promise<{ memory: MemoryImage; known: Known }> {
     const hashes = chunks.map((one) => one.hash)
     const lost = this.#packs.absent(hashes)
     if (lost !== undefined) throw new CellarError('SNAPSHOT_DAMAGED', [digest, `chunk ${lost} isn't there`])
@@ -115,8 +134,8 @@ export class SnapshotStore {
     const slots = hashes.map((hash, slot) => ({ hash, slot }))
     const [bad] = await this.#packs.unpack(before === undefined ? slots : copyKnown(slots, before, bytes), bytes)
     if (bad !== undefined) throw new CellarError('SNAPSHOT_DAMAGED', [digest, `chunk ${bad} isn't there, or is wrong`])
-    const memory = { pages: state.memory.pages, present: Uint32Array.from(chunks, (one) => one.page), bytes }
-    return { meta, state: { ...state, memory }, known: { image: memory, hashes } }
+    const memory = { pages, present: Uint32Array.from(chunks, (one) => one.page), bytes }
+    return { memory, known: { image: memory, hashes } }
   }
 
   /** What a snapshot says, and the hashes of its chunks. Throws NOT_FOUND, SNAPSHOT_DAMAGED, SNAPSHOT_NEWER. */
@@ -233,7 +252,7 @@ export class SnapshotStore {
   }
 }
 
-function encoded(meta: SnapshotMeta, state: CellState, chunks: readonly ChunkRef[]): Buffer {
+function encoded(meta: SnapshotMeta, state: CellState | MachineState, chunks: readonly ChunkRef[]): Buffer {
   try {
     return encodeSnapshot(meta, state, chunks)
   } catch (error) {
@@ -306,7 +325,7 @@ async function hashesOfStored(batch: readonly Buffer[]): Promise<string[]> {
 
 function checkExpected({ meta, state }: Snapshot, { module, pagesMax }: Expected): void {
   const foreign = (why: string): CellarError => new CellarError('SNAPSHOT_FOREIGN', [why])
-  if (state.version !== CAPTURE_VERSION) {
+  if (!('machine' in state) && state.version !== CAPTURE_VERSION) {
     throw foreign(`its frames have layout ${state.version}, this Cellar goes on with ${CAPTURE_VERSION}`)
   }
   if (module !== undefined && meta.module !== module) throw foreign(`it is of program ${meta.module}, not ${module}`)

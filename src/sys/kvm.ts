@@ -1,4 +1,7 @@
-// sys/kvm.ts: whether this machine can run virtual machines, found out by making one that never runs.
+// sys/kvm.ts: the calls on /dev/kvm and on what comes of it: open, ioctl, and a vCPU's page shared with the kernel.
+//
+// Requests and structs are data (../kvm/abi.ts); here is only how they get to the kernel. A number of a request is a
+// bigint constant, so that a call allocates nothing.
 
 import { closeSync, openSync } from 'node:fs'
 import { answer, bind } from './libc.ts'
@@ -12,7 +15,7 @@ const native = bind({ ioctl: { arguments: ['int32', 'uint64', 'int64'], return: 
 
 /** 0 if a machine can be made; a negated errno if not. Throws Node's error if /dev/kvm can't be opened. */
 export function probeKvm(): number {
-  const fd = openSync('/dev/kvm', 'r+')
+  const fd = openKvm()
   try {
     const version = answer(native.ioctl(fd, KVM_GET_API_VERSION, 0n))
     if (version !== API_VERSION) return Math.min(-1, version)
@@ -23,4 +26,18 @@ export function probeKvm(): number {
   } finally {
     closeSync(fd)
   }
+}
+
+/** Opens /dev/kvm. Throws Node's error if that can't be done. */
+export function openKvm(): number {
+  return openSync('/dev/kvm', 'r+')
+}
+
+/**
+ * ioctl(2): its result, or a negated errno. SAFETY: `argument` is a number, or the address of memory that is as large as
+ * the request says and that lives until the call is over (for memory regions: until the machine is closed).
+ */
+export function ioctl(fd: number, request: bigint, argument: bigint): number {
+  const result = native.ioctl(fd, request, argument)
+  return result < 0 ? answer(result) : result
 }

@@ -68,6 +68,16 @@ export function rawAddress(buffer: ArrayBufferLike): bigint {
   return ffi!.getRawPointer(buffer as ArrayBuffer)
 }
 
+/**
+ * The bytes at an address that C has mapped. They are as good as that mapping: once it is gone, touching one ends the
+ * process. Never transfer its buffer.
+ */
+export function viewAt(address: bigint, length: number): Uint8Array<ArrayBuffer> {
+  open()
+  // SAFETY: the caller says that `length` bytes are mapped there, and unmaps them only when no view is in use.
+  return new Uint8Array(ffi!.toArrayBuffer(address, length, false))
+}
+
 /** True if system calls can be made here: Linux, 64-bit, little-endian, and a Node with FFI that may be used. */
 export function isSupported(): boolean {
   if (process.platform !== 'linux' || (process.arch !== 'x64' && process.arch !== 'arm64')) return false

@@ -1,0 +1,3 @@
+#!/bin/sh
+# guests/debian/acpi_power.sh: what the power button does (acpid calls it): the guest goes down by itself.
+exec poweroff

@@ -1,0 +1,101 @@
+// image/machine_initramfs.ts: the Debian guest's first root file system: busybox, drivers, scripts, and the agent.
+//
+// The scripts lie in guests/debian, each with its own account. What is here is which files go where. The archive is
+// compressed with zstd, which Debian's kernels unpack fastest; the same parts always give the same bytes.
+
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { constants, zstdCompressSync } from 'node:zlib'
+import { CellarError } from '../base/errors.ts'
+import { CpioWriter } from './machine_cpio.ts'
+import { aliasesOf, dependenciesOf, modulesOf } from './machine_modules.ts'
+
+const SCRIPTS = fileURLToPath(new URL('../../guests/debian/', import.meta.url))
+const AGENT = fileURLToPath(new URL('../../guests/agent/agent', import.meta.url))
+/** Scripts in the guest's /etc/cellar. */
+const IN_ETC: readonly string[] = ['agent.sh', 'main.sh', 'network.sh', 'renew', 'root.sh', 'udhcpc.sh']
+
+/** Loaded at each start: a machine's devices, over MMIO or PCI. */
+const DRIVERS: readonly string[] = [
+  'virtio_mmio', 'virtio_pci', 'virtio_blk', 'virtio_net', 'virtio_console', 'virtio_rng', 'virtio_balloon',
+  'vmw_vsock_virtio_transport', 'button', 'evdev',
+]
+/** There when something asks for them: file systems, disks of other kinds, what people try out. */
+const AT_HAND: readonly string[] = [
+  'overlay', 'squashfs', 'vfat', 'nls_cp437', 'nls_ascii', 'nls_utf8', 'nls_iso8859_1', 'isofs', 'loop', 'fuse',
+  'virtiofs', 'virtio_scsi', 'sd_mod', 'sr_mod', 'tun', 'veth', 'bridge', 'dummy', 'virtio_mem',
+]
+
+/** What an initramfs is made of. */
+export type InitramfsParts = {
+  /** Where the kernel's package was unpacked, and its version: 6.1.0-56-cloud-amd64. */
+  readonly kernelFolder: string
+  readonly version: string
+  /** The program busybox, linked statically. */
+  readonly busybox: Uint8Array
+  /** Names that busybox answers to, such as bin/sh. */
+  readonly applets: readonly string[]
+  /** Called with the archive when all of ours is in it: adds packages. */
+  readonly more?: ((cpio: CpioWriter) => void) | undefined
+}
+
+/** The archive, compressed, and whether the agent is in it. */
+export function makeInitramfs(parts: InitramfsParts): { readonly bytes: Buffer; readonly agent: boolean } {
+  const cpio = new CpioWriter()
+  for (const name of ['dev', 'proc', 'sys', 'run', 'tmp', 'mnt', 'root']) cpio.folder(name, name === 'tmp' ? 0o1777 : 0o755)
+  cpio.device('dev/console', 'char', 5, 1).device('dev/null', 'char', 1, 3, 0o666)
+  cpio.file('bin/busybox', parts.busybox, 0o755)
+  for (const applet of parts.applets) if (!cpio.has(applet)) cpio.link(applet, '/bin/busybox')
+  cpio.file('init', readFileSync(join(SCRIPTS, 'init')), 0o755)
+  cpio.file('etc/inittab', readFileSync(join(SCRIPTS, 'inittab')))
+  for (const name of IN_ETC) cpio.file(`etc/cellar/${name}`, readFileSync(join(SCRIPTS, name)), 0o755)
+  cpio.file('etc/cellar/acpi/PWRF/00000080', readFileSync(join(SCRIPTS, 'acpi_power.sh')), 0o755)
+  addSettings(cpio, parts.version)
+  addModules(cpio, parts)
+  const agent = existsSync(AGENT)
+  if (agent) cpio.file('etc/cellar/agent', readFileSync(AGENT), 0o755).link('usr/bin/cellar-agent', '/etc/cellar/agent')
+  parts.more?.(cpio)
+  const params = { [constants.ZSTD_c_compressionLevel]: 15 }
+  return { bytes: zstdCompressSync(cpio.finish(), { params }), agent }
+}
+
+/** Names for each thing that busybox does, where Debian has them: from what its `--list-full` would say. */
+export function appletsOf(list: string): string[] {
+  return list.split('\n').map((line) => line.trim().replace(/^\//, ''))
+    .filter((line) => /^(usr\/)?s?bin\/[\w[.-]+$/.test(line) && line !== 'bin/busybox')
+}
+
+/** The version of the kernel whose package was unpacked in `folder`. Throws MACHINE_PACKAGES_FAILED. */
+export function kernelVersionOf(folder: string): string {
+  const modules = join(folder, 'lib/modules')
+  const usr = join(folder, 'usr/lib/modules')
+  const [version, more] = existsSync(modules) ? readdirSync(modules) : existsSync(usr) ? readdirSync(usr) : []
+  if (version !== undefined && more === undefined && /^[\w.+-]+$/.test(version)) return version
+  throw new CellarError('MACHINE_PACKAGES_FAILED', ['find the kernel in its package', 'it has no modules of one version'])
+}
+
+function addSettings(cpio: CpioWriter, version: string): void {
+  const files: Readonly<Record<string, string>> = {
+    'etc/passwd': 'root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/nonexistent:/bin/false\n',
+    'etc/group': 'root:x:0:\ntty:x:5:\nnogroup:x:65534:\n',
+    'etc/shells': '/bin/sh\n',
+    'etc/hosts': '127.0.0.1 localhost\n::1 localhost\n',
+    'etc/resolv.conf': '',
+    'etc/profile': "export PS1='\\u@\\h:\\w\\$ '\nexport PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n",
+    'etc/os-release': `PRETTY_NAME="Debian guest of Cellar (${version})"\nID=debian\n`,
+    'etc/cellar/modules': DRIVERS.join('\n') + '\n',
+  }
+  for (const [name, content] of Object.entries(files)) cpio.file(name, content)
+}
+
+function addModules(cpio: CpioWriter, { kernelFolder, version }: InitramfsParts): void {
+  const plain = join(kernelFolder, 'lib/modules', version)
+  const folder = existsSync(plain) ? plain : join(kernelFolder, 'usr/lib/modules', version)
+  const modules = modulesOf(folder, [...DRIVERS, ...AT_HAND])
+  const to = `lib/modules/${version}`
+  for (const { path, content } of modules) cpio.file(`${to}/${path}`, content)
+  cpio.file(`${to}/modules.dep`, dependenciesOf(modules))
+  cpio.file(`${to}/modules.alias`, aliasesOf(modules))
+  cpio.file(`${to}/modules.symbols`, '')
+}
