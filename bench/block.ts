@@ -1,8 +1,8 @@
 // bench/block.ts: a disk's requests on raw and qcow2 files, against the plain calls on a file of the same size.
 //
-// 4 KiB at random places, 128 KiB one after another, of 256 MiB that are written and in the page cache: what is measured
-// is what we add to the system calls. `block.qcow2.new`: 4 KiB at places where nothing was, a flush for each 256,
-// against the same on a sparse file. `block.qcow2.overlay`: reading what is in the backing file.
+// 4 KiB at random places, 128 KiB one after another, of 256 MiB that are written and in the page cache: what is
+// measured is what we add to the system calls. `block.qcow2.new`: 4 KiB at places where nothing was, a flush for each
+// 256, against the same on a sparse file. `block.qcow2.overlay`: reading what is in the backing file.
 
 import { closeSync, fdatasyncSync, ftruncateSync, mkdtempSync, openSync, readSync, rmSync, writeSync } from 'node:fs'
 import { tmpdir } from 'node:os'

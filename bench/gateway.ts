@@ -28,7 +28,7 @@ function serve(stream: Duplex): void {
   stream.once('data', (first: Buffer) => {
     const does = String.fromCharCode(first[0]!)
     if (does === 'd') void send(stream)
-    else if (does === 'e') stream.on('data', (bytes) => stream.write(bytes))
+    else if (does === 'e') stream.on('data', (bytes) => stream.write(bytes)).write(first)
     else stream.on('data', () => {}).on('end', () => stream.end())
   })
 }
@@ -45,6 +45,7 @@ async function measureOver(dial: () => Promise<Duplex>): Promise<Measured> {
   const timed = async (does: string, what: (stream: Duplex) => Promise<void>): Promise<number> => {
     const stream = await dial()
     stream.write(does)
+    if (does === 'e') await once(stream, 'data')
     const began = performance.now()
     await what(stream)
     const ms = performance.now() - began

@@ -1,4 +1,4 @@
-// tools/build_guests.ts: `npm run guests`: builds guests/*.c to the .wasm beside each.
+// tools/build_guests.ts: `npm run guests`: builds guests/*.c to the .wasm beside each, and the agent of machines.
 //
 //   node tools/build_guests.ts [--node] [--check] [name …]
 //
@@ -6,10 +6,11 @@
 // runtime instead, for a machine or a day on which ours can't. Both give the same bytes. --check writes nothing: it
 // builds and compares with what is committed, and its status is 1 if a guest differs.
 
-import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { AGENT, agentCompiler, buildAgent } from './build_agent.ts'
 import { CompileError, compileInCells, compileInNode } from './clang.ts'
 
 /** Where the guests are. */
@@ -61,8 +62,9 @@ async function main(argv: readonly string[]): Promise<number> {
   const where = argv.includes('--node') ? 'node' : 'cells'
   const check = argv.includes('--check')
   const chosen = argv.filter((argument) => !argument.startsWith('--'))
-  let different = 0
-  for (const name of chosen.length > 0 ? chosen : guestNames()) {
+  const all = chosen.length > 0 ? chosen : ['agent', ...guestNames()]
+  let different = all.includes('agent') ? makeAgent(check) : 0
+  for (const name of all.filter((one) => one !== 'agent')) {
     const began = performance.now()
     const bytes = await buildGuest(name, where)
     const path = join(GUESTS, `${name}.wasm`)
@@ -74,6 +76,23 @@ async function main(argv: readonly string[]): Promise<number> {
     process.stdout.write(`${name}.wasm: ${bytes.length} bytes, ${state} (${seconds} s)\n`)
   }
   return check && different > 0 ? 1 : 0
+}
+
+// How many differ: 0 or 1. Without its compiler the one that is there stays; with another compiler it is another one.
+function makeAgent(check: boolean): number {
+  const compiler = agentCompiler()
+  if ('why' in compiler || (check && !compiler.isSame)) {
+    process.stdout.write(`agent: skipped: ${'why' in compiler ? compiler.why : 'built with another compiler'}\n`)
+    return 0
+  }
+  const bytes = buildAgent()
+  const same = committed(AGENT)?.equals(bytes) ?? false
+  if (!check && !same) {
+    writeFileSync(AGENT, bytes)
+    chmodSync(AGENT, 0o755)
+  }
+  process.stdout.write(`agent: ${bytes.length} bytes, ${same ? 'unchanged' : check ? 'DIFFERS' : 'written'}\n`)
+  return same ? 0 : 1
 }
 
 function committed(path: string): Buffer | undefined {

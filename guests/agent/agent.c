@@ -342,7 +342,6 @@ static void serve_line(int in_index, int out_index) {
   if (revents_of(in_index) & (POLLIN | POLLHUP | POLLERR)) read_line();
   // What was held back for want of room.
   else if (line_in >= 0 && in_have > 0 && !parse()) lose_line();
-  if (line_out >= 0 && out_to > out_from) write_line();
 }
 
 static int timeout_ms(void) {
@@ -381,9 +380,11 @@ static int serve(void) {
       while (read(children, &info, sizeof info) > 0) continue;
     }
     sessions_reap();
+    // Frames first: what they ask for is done in this round, as nothing else might wake the next.
+    serve_line(in_index, out_index);
     sessions_serve();
     local_serve();
-    serve_line(in_index, out_index);
+    if (line_out >= 0 && !is_connecting && out_to > out_from) write_line();
   }
 }
 

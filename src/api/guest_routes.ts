@@ -10,7 +10,7 @@ import { permitProject } from './auth.ts'
 import { logSession } from './log_session.ts'
 import { InvalidRequest } from './problem.ts'
 import {
-  COUNT, created, DONE, FLAG, json, listOf, ok, page, PAGE, route, WAIT, type Answer, type Ask, type Route,
+  COUNT, created, DONE, FLAG, json, listOf, ok, page, PAGE, route, stream, WAIT, type Answer, type Ask, type Route,
 } from './route.ts'
 import { batched } from './stream.ts'
 import { FIGURES, GUEST, PHASE } from './views.ts'
@@ -194,7 +194,35 @@ const insides: Route[] = [
   }),
 ]
 
-export const GUEST_ROUTES: readonly Route[] = [...many, ...single, ...lives, ...insides]
+const TAR = 'application/x-tar'
+const ARCHIVE_BYTES_MAX = 2 ** 40
+const filesAt = z.strictObject({ path: z.string().min(1).max(4095).default('/').describe('A path in the guest') })
+
+const files: Route[] = [
+  route({
+    method: 'GET', path: `${ONE}/files`, name: 'readGuestFiles', scope: 'write', query: filesAt,
+    summary: 'Files of a machine that runs, as a tar archive, through its agent',
+    answer: { status: 200, what: 'The archive', types: [TAR] },
+    errors: ['NOT_FOUND', 'GUEST_NOT_RUNNING', 'AGENT_FAILED', 'CELL_WORD'],
+    handle: async (ask) => {
+      const chunks = await ask.operator.readGuest(...address(ask), ask.query.path)
+      ask.gone.addEventListener('abort', () => { chunks.destroy() })
+      return { status: 200, headers: { 'content-type': TAR }, stream: { chunks } }
+    },
+  }),
+  route({
+    method: 'PUT', path: `${ONE}/files`, name: 'writeGuestFiles', scope: 'write', query: filesAt,
+    summary: 'Unpack a tar archive in a machine that runs, through its agent', body: stream(TAR, ARCHIVE_BYTES_MAX),
+    answer: { status: 204, what: 'It is unpacked' },
+    errors: ['NOT_FOUND', 'GUEST_NOT_RUNNING', 'AGENT_FAILED', 'CELL_WORD'],
+    handle: async (ask) => {
+      await ask.operator.writeGuest(...address(ask), ask.query.path, ask.body, ask.actor)
+      return DONE
+    },
+  }),
+]
+
+export const GUEST_ROUTES: readonly Route[] = [...many, ...single, ...lives, ...insides, ...files]
 
 function stopping(verb: string, name: string, summary: string, signal: number): Route {
   return route({

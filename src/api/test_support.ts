@@ -329,6 +329,10 @@ export class FakeOperator implements Operator {
     remove('volume', this.#of(project).volumes, name)
     return this.#begin('volume.delete', name, by)
   }
+  async readGuest(): Promise<Readable> { return Readable.from([Buffer.from('archive')]) }
+  async writeGuest(_project: string, _name: string, _path: string, archive: Readable): Promise<void> {
+    for await (const _ of archive) { /* It is read. */ }
+  }
   async readVolume(project: string, name: string): Promise<Readable> {
     this.#volume(project, name)
     return Readable.from([Buffer.alloc(1024), Buffer.alloc(1024)])

@@ -206,7 +206,8 @@ export const HOST_ERRORS = {
   AGENT_FAILED: entry(502, (name: string, what: string, why: string) => `Cannot do that in "${name}": ${what}: ${why}`,
     'What the agent in the machine says is the guest\'s own word: look there'),
 
-  DISK_NOT_FOUND: entry(404, (path: string) => `Cannot find disk "${path}"`, 'Check the path, or create the disk first'),
+  DISK_NOT_FOUND: entry(404, (path: string) => `Cannot find disk "${path}"`,
+    'Check the path, or create the disk first'),
   DISK_EXISTS: entry(409, (path: string) => `Cannot create disk "${path}" as it exists already`,
     'Choose another path, or delete that file'),
   DISK_UNREADABLE: entry(422, (path: string, why: string) => `Cannot open disk "${path}": ${why}`,

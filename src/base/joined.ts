@@ -105,7 +105,7 @@ function translated(path: string, { urlOf, entryUrlOf = urlOf, isApart = () => f
       (_, name: string, from: string) => `const ${name} = ${target(from)}`)
     .replaceAll(/^import\s+\{([^}]*)\}\s+from\s+'([^']+)'$/gm, (_, names: string, from: string) =>
       `const {${names.replaceAll(/\bas\b/g, ':')}} = ${target(from)}`)
-    .replaceAll(/^export (async function\*?|function\*?|class|const) (\w+)/gm, (_, kind: string, name: string) => {
+    .replaceAll(/^export +(async function\*?|function\*?|class|const) (\w+)/gm, (_, kind: string, name: string) => {
       exported.push(name)
       return `${kind} ${name}`
     })

@@ -1,4 +1,6 @@
-// cli/copy.ts: `cellar cp`: files between this machine and a volume, as tar archives on the way.
+// cli/copy.ts: `cellar cp`: files between this machine and a volume, or a machine that runs, as tar archives on the way.
+//
+// A name is a volume's if there is one, else a guest's.
 //
 // A target that ends in / (or is a folder of this machine) is put into, any other is the copy's new name. What comes
 // out of a volume was written by a guest: names that lead out of the target are refused, links are left out and told.
@@ -14,6 +16,7 @@ import type { Client } from './client.ts'
 import type { Call } from './commands.ts'
 import { print } from './print.ts'
 import { archiveOf } from './tar_writer.ts'
+import { isTold } from './told.ts'
 
 const TAR = 'application/x-tar'
 
@@ -26,9 +29,22 @@ export async function copy({ client, words }: Call): Promise<number> {
     throw new CellarError('USAGE', ['Cannot copy unless one of the two is VOLUME:PATH'])
   }
   const host = await client()
-  if (from !== undefined) await copyOut(host, from, words[1]!)
-  else await copyIn(host, words[0]!, to!)
+  const { volume } = (from ?? to)!
+  const files = await isVolume(host, volume) ? host.path('volumes', volume, 'files')
+    : host.path('guests', volume, 'files')
+  if (from !== undefined) await copyOut(host, files, from, words[1]!)
+  else await copyIn(host, files, words[0]!, to!)
   return 0
+}
+
+async function isVolume(host: Client, name: string): Promise<boolean> {
+  try {
+    await host.ask('GET', host.path('volumes', name))
+    return true
+  } catch (error) {
+    if (isTold(error) && error.code === 'NOT_FOUND') return false
+    throw error
+  }
 }
 
 /** VOLUME:PATH; undefined for a path of this machine, such as ./a:b. */
@@ -39,8 +55,7 @@ export function volumePath(text: string): InVolume | undefined {
   return { volume: match[1]!, path, isFolder: path === '/' || match[2]!.endsWith('/') }
 }
 
-async function copyIn(host: Client, source: string, { volume, path, isFolder }: InVolume): Promise<void> {
-  const files = host.path('volumes', volume, 'files')
+async function copyIn(host: Client, files: string, source: string, { path, isFolder }: InVolume): Promise<void> {
   if (source === '-') return await host.ask('PUT', files, { query: { path }, body: process.stdin, type: TAR })
   const isWhole = statSync(source, { throwIfNoEntry: false })?.isDirectory() === true && /(?:^|\/)\.?$/.test(source)
   const name = isFolder && !isWhole ? posix.join(path, posix.basename(posix.resolve(source))) : path
@@ -48,15 +63,15 @@ async function copyIn(host: Client, source: string, { volume, path, isFolder }: 
   await host.ask('PUT', files, { query: { path: '/' }, body, type: TAR })
 }
 
-async function copyOut(host: Client, { volume, path }: InVolume, target: string): Promise<void> {
-  const answer = await host.open('GET', host.path('volumes', volume, 'files'), { query: { path }, accept: TAR })
+async function copyOut(host: Client, files: string, { volume, path }: InVolume, target: string): Promise<void> {
+  const answer = await host.open('GET', files, { query: { path }, accept: TAR })
   try {
     if (target !== '-') return await unpack(new TarReader(answer), posix.basename(path), target)
     for await (const chunk of answer) print(chunk as Uint8Array)
   } catch (cause) {
     const isCut = (cause as NodeJS.ErrnoException).code === 'ECONNRESET'
     if (!isCut && !(cause instanceof TarError)) throw cause
-    throw new CellarError('ARCHIVE_INVALID', [`what volume "${volume}" holds`, isCut ? 'it is cut off'
+    throw new CellarError('ARCHIVE_INVALID', [`what "${volume}" holds`, isCut ? 'it is cut off'
       : (cause as Error).message], { cause })
   } finally {
     answer.destroy()

@@ -8,14 +8,14 @@ import { DOCTOR_FLAGS, parseFlags } from './flags.ts'
 import { print } from './print.ts'
 
 /** `cellar doctor`: 0 if cells can run here, 1 if something that they need is missing. Throws CellarError. */
-export function doctor(argv: readonly string[]): number {
+export async function doctor(argv: readonly string[]): Promise<number> {
   const { flags, rest } = parseFlags(argv, DOCTOR_FLAGS)
   if (rest.length > 0) throw new CellarError('USAGE', [`Cannot examine "${rest[0]}": doctor takes flags only`])
   const format = flags.output?.[0] ?? 'text'
   if (format !== 'text' && format !== 'json') {
     throw new CellarError('FLAG_VALUE_INVALID', ['--output', format, 'text or json'])
   }
-  const findings = examine(flags.state?.[0] ?? defaultState())
+  const findings = await examine(flags.state?.[0] ?? defaultState())
   const ok = canRun(findings)
   if (format === 'json') {
     const { version } = JSON.parse(readFileSync(new URL('../../package.json', import.meta.url), 'utf8')) as

@@ -121,10 +121,10 @@ export const GUEST_COMMANDS: readonly Command[] = [
     load: async () => (await import('./stats.ts')).topOfHost,
   },
   {
-    name: 'cp', group: 'Guests', summary: 'Copy files out of a volume or into one',
-    about: 'One of the two is VOLUME:PATH. A folder is copied with all that is in it. - is a tar archive: ' +
+    name: 'cp', group: 'Guests', summary: 'Copy files out of a volume or a machine, or into one',
+    about: 'One of the two is VOLUME:PATH, or MACHINE:PATH while it runs. A folder is copied with all that is in it. - is a tar archive: ' +
       'from stdin, or to stdout. A target that ends in / is put into; any other is the new name.',
-    examples: ['cp data:/config.json .', 'cp site/ data:/www', 'cp data:/ - | tar t'], flags: PLAIN,
+    examples: ['cp data:/config.json .', 'cp site/ data:/www', 'cp data:/ - | tar t', 'cp debian:/etc/hostname .'], flags: PLAIN,
     words: [{ label: 'SOURCE', names: 'volume path' }, { label: 'TARGET', names: 'volume path' }],
     load: async () => (await import('./copy.ts')).copy,
   },

@@ -16,6 +16,26 @@ const SIZE = { value: 'SIZE', help: 'Most that it holds, such as 1GiB (default: 
 const DETACH: Flag = { short: 'd', help: "Do not wait: print the operation, for 'cellar operation wait'" }
 const many = (word: Word): readonly Word[] => [{ ...word, many: true }]
 
+const GIVEN_FLAGS: Readonly<Record<string, Flag>> = {
+  layout: { value: 'FOLDER', names: 'folder', help: 'Keep it as an OCI layout in this folder: no host is given it' },
+}
+const IMPORT_FLAGS: Readonly<Record<string, Flag>> = {
+  name: { value: 'NAME', help: 'What the image of a machine is called' },
+  kernel: { value: 'FILE', names: 'file', help: 'A 64-bit Linux kernel: a bzImage, or an ELF file' },
+  initrd: { value: 'FILE', names: 'file', help: 'Its first root file system, a cpio archive' },
+  disk: { value: 'FILE[:ro]', many: true, names: 'file', help: 'A disk, raw or qcow2; guests write to copies of it' },
+  cmdline: { value: 'TEXT', help: "The kernel's command line (default: console=ttyS0)" },
+  seed: { value: 'FILE', names: 'file', help: "cloud-init's user-data: given to the guest on a disk of its own" },
+  'meta-data': { value: 'FILE', names: 'file', help: "cloud-init's meta-data" },
+  'network-config': { value: 'FILE', names: 'file', help: "cloud-init's network-config" },
+  rootfs: { value: 'IMAGE', help: 'An image for containers, of a registry or oci:FOLDER, as root file system' },
+  'kernel-from': { value: 'IMAGE', names: 'image', help: 'The image whose kernel it has (default: debian)' },
+  changes: { value: 'SIZE', help: 'Changes to the root file system are kept, up to this size (default: kept in RAM)' },
+  'insecure-registry': { value: 'NAME', many: true, help: 'A registry that is asked without TLS' },
+  vcpus: { value: 'N', help: 'vCPUs of a guest that asks for none itself' },
+  memory: { short: 'm', value: 'SIZE', help: 'Memory of a guest that asks for none itself' },
+}
+
 const IMAGE_COMMANDS: readonly Command[] = [
   {
     name: 'pull', aliases: ['image pull'], group: 'Images', summary: 'Fetch images from registries',
@@ -32,10 +52,34 @@ const IMAGE_COMMANDS: readonly Command[] = [
     flags: LISTED, words: [], load: async () => (await import('./images.ts')).listImages,
   },
   {
-    name: 'image import', group: 'Images', summary: 'Make an image of a program',
-      examples: ['image import app.wasm app:1.2'],
-    flags: PLAIN, words: [{ label: 'PROGRAM.wasm', names: 'file' }, { ...NEW, optional: true }],
-    load: async () => (await import('./images.ts')).importImage,
+    name: 'image import', group: 'Images', summary: 'Make an image of a program, or of what a machine is made of',
+    about: 'A machine is a kernel with an initrd and disks, a disk that boots by itself (a cloud image), or the files ' +
+      'of an image for containers under a kernel that there is. It is made here, and given to the host on this machine.',
+    usage: ['image import PROGRAM.wasm [NAME]', 'image import --kernel FILE [--initrd FILE] [--disk FILE…] --name NAME',
+      'image import --disk FILE [--seed USER-DATA] --name NAME', 'image import --rootfs IMAGE --name NAME'],
+    examples: ['image import app.wasm app:1.2',
+      'image import --kernel vmlinuz --initrd initrd.img --cmdline "console=ttyS0" --name linux',
+      'image import --disk debian-12-genericcloud-amd64.qcow2 --seed user-data --name cloud',
+      'image import --rootfs registry.example.com/library/nginx --kernel-from debian --changes 2GiB --name nginx'],
+    flags: { ...IMPORT_FLAGS, ...GIVEN_FLAGS, ...PLAIN },
+    words: [{ label: 'PROGRAM.wasm', names: 'file', optional: true }, { ...NEW, optional: true }],
+    load: async () => (await import('./image_import.ts')).importAny,
+  },
+  {
+    name: 'image debian', group: 'Images', summary: 'Make an image of a small Debian guest, with a kernel',
+    about: "The distribution's packages are fetched by apt and unpacked here, with no root. The guest lives in its RAM " +
+      'and starts in a second or two; with --disk what --packages names lies on a disk, and changes are kept.',
+    examples: ['image debian', 'image debian --packages curl,python3-minimal --name tools',
+      'image debian --release trixie --name trixie'],
+    flags: {
+      name: { value: 'NAME', help: 'What the image is called (default: debian)' },
+      packages: { value: 'NAME,…', many: true, help: 'Packages of Debian that the guest has, too, with what they need' },
+      disk: { value: 'SIZE', help: 'Packages lie on a disk, and changes to it, up to this size, are kept' },
+      release: { value: 'RELEASE', help: "Of Debian, such as bookworm (default: this machine's)" },
+      mirror: { value: 'URL', help: "Where Debian is fetched from (default: this machine's mirror)" },
+      ...GIVEN_FLAGS, ...PLAIN,
+    },
+    words: [], load: async () => (await import('./image_debian.ts')).imageDebian,
   },
   {
     name: 'image tag', group: 'Images', summary: 'Give an image one more name',

@@ -3,8 +3,9 @@
 //
 // The other end is two rings: what the guest sends, for the main thread to take (`drain`), and what it is to receive,
 // which the main thread gives (`give`). There is no speed: a byte is sent when it is written. A guest that sends more
-// than is taken waits until there is room, for DRAIN_MS_MAX at the most; then bytes are dropped and counted. It is told
-// of room through THRE, as a slow line would.
+// than is taken is slowed: it is told of room through THRE, as by a slow line, and if it writes all the same its vCPU
+// waits. A vCPU that is wanted elsewhere stops waiting and leaves its byte in the other half of the ring, which is kept
+// for that; only if that is full, too, bytes are dropped and counted.
 //
 // One lock guards the registers; it is held for some hundred nanoseconds, never while anybody waits. The interrupt is
 // an edge: `interrupt` is called when the line goes from low to high (IIR has a reason and had none). Modem lines say
@@ -18,6 +19,8 @@ export interface UartEffects {
   interrupt(): void
   /** There is output, and the last `drain` found none: from now on until then there is no other call. */
   output(): void
+  /** False when the thread that writes is wanted elsewhere: it waits for room no longer. */
+  mayWait(): boolean
 }
 
 /** Bytes of the shared memory of a serial line. */
@@ -47,7 +50,7 @@ export class Uart {
 
   /** The guest writes `value`, 0 to 255, to the register `offset`. */
   write(offset: number, value: number): void {
-    if (offset === THR && this.#isFull()) this.#waitForRoom()
+    if (offset === THR) while (this.#mustWait() && this.#effects.mayWait()) this.#waitForRoom()
     this.#lock()
     const isFirst = this.#write(offset, value)
     this.#unlock()
@@ -180,7 +183,7 @@ export class Uart {
         this.#input[head & IN_MASK] = value
         words[IN_HEAD] = head + 1 | 0
       }
-    } else if (this.#isFull()) {
+    } else if (this.#waiting() >= UART_OUTPUT_BYTES) {
       words[DROPPED] = words[DROPPED]! + 1
     } else {
       const head = words[OUT_HEAD]!
@@ -224,14 +227,21 @@ export class Uart {
   #hasDivisor(): boolean { return (this.#words[W_LCR]! & LCR_DLAB) !== 0 }
   #hasInput(): boolean { return this.#words[IN_HEAD] !== this.#words[IN_TAIL] }
 
-  #isFull(): boolean {
-    return (Atomics.load(this.#words, OUT_HEAD) - Atomics.load(this.#words, OUT_TAIL) | 0) >= UART_OUTPUT_BYTES
+  #isFull(): boolean { return this.#waiting() >= OUTPUT_SOFT_BYTES }
+
+  // How many bytes wait to be drained.
+  #waiting(): number {
+    return Atomics.load(this.#words, OUT_HEAD) - Atomics.load(this.#words, OUT_TAIL) | 0
+  }
+
+  #mustWait(): boolean {
+    const words = this.#words
+    return this.#isFull() && (words[W_LCR]! & LCR_DLAB) === 0 && (words[W_MCR]! & MCR_LOOP) === 0
   }
 
   #waitForRoom(): void {
-    const words = this.#words
-    if ((words[W_LCR]! & LCR_DLAB) !== 0 || (words[W_MCR]! & MCR_LOOP) !== 0) return
-    Atomics.wait(words, OUT_TAIL, Atomics.load(words, OUT_HEAD) - UART_OUTPUT_BYTES | 0, DRAIN_MS_MAX)
+    const tail = Atomics.load(this.#words, OUT_TAIL)
+    if (this.#isFull()) Atomics.wait(this.#words, OUT_TAIL, tail, WAIT_MS)
   }
 
   #lock(): void {
@@ -244,7 +254,10 @@ export class Uart {
   }
 }
 
-const DRAIN_MS_MAX = 100
+/** How long a vCPU waits for room before it looks whether it is wanted elsewhere. */
+const WAIT_MS = 20
+/** The guest is told that there is no room when half of the ring is full. */
+const OUTPUT_SOFT_BYTES = UART_OUTPUT_BYTES / 2
 const OUT_MASK = UART_OUTPUT_BYTES - 1
 const IN_MASK = UART_INPUT_BYTES - 1
 

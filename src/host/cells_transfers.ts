@@ -11,6 +11,7 @@ import type { CellState } from '../cell/state.ts'
 import type { Known, SnapshotStore } from '../snapshot/store.ts'
 import type { Snapshots } from './cells_snapshots.ts'
 import type { HostLine } from './host_line.ts'
+import { Inflow } from './inflow.ts'
 import type { Held, Modules } from './modules.ts'
 import { OutStream } from './out_stream.ts'
 import { STDOUT, type FromProcess, type ToProcess } from './protocol.ts'
@@ -161,34 +162,5 @@ export class CellTransfers {
     }
     this.#parts.line.send({ transferred: request, ...answer })
     end()
-  }
-}
-
-/** Bytes from the host, to be read in order; what was read is granted anew. The stream's window bounds what waits. */
-class Inflow implements AsyncIterable<Uint8Array> {
-  readonly #grant: (bytes: number) => void
-  #pieces: (Buffer | null)[] = []
-  #wake: () => void = () => {}
-
-  constructor(grant: (bytes: number) => void) {
-    this.#grant = grant
-  }
-
-  push(bytes: Buffer | null): void {
-    // A copy: it may share memory with others' bytes, which would be kept by it.
-    this.#pieces.push(bytes === null ? null : Buffer.from(bytes))
-    this.#wake()
-  }
-
-  cut(): void { this.push(null) }
-
-  async *[Symbol.asyncIterator](): AsyncGenerator<Uint8Array> {
-    for (;;) {
-      while (this.#pieces.length === 0) await new Promise<void>((wake) => { this.#wake = wake })
-      const piece = this.#pieces.shift()!
-      if (piece === null) return
-      yield piece
-      this.#grant(piece.length)
-    }
   }
 }

@@ -1,6 +1,6 @@
 // host/doctor.ts: what this machine can do for a host, and why not: findings as data.
 //
-// Nothing is believed that can be tried: cells' walls by a probe in its jail, cloning by cloning, machines by making
+// Nothing is believed that can be tried: cells' walls by a probe in its jail, cloning by cloning, machines by running
 // one. What is needed keeps cells from running when it is missing; what is wanted makes them slower, fewer or less
 // confined. It takes some 0.3 s and leaves nothing behind. Elsewhere: how it is told (cli/doctor.ts).
 
@@ -8,11 +8,12 @@ import { closeSync, constants, copyFileSync, existsSync, mkdtempSync, readFileSy
   writeFileSync } from 'node:fs'
 import { availableParallelism, totalmem } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
-import { EAGAIN, ENOSYS, ERRNO_NAMES, errnoOf } from '../base/errno.ts'
+import { EAGAIN, ENOSYS, ERRNO_NAMES } from '../base/errno.ts'
 import { formatSize } from '../base/units.ts'
 import { isSupported } from '../sys/libc.ts'
 import { AT_FDCWD, O_DIRECTORY, O_PATH, RESOLVE_NO_MAGICLINKS, openat2 } from '../sys/linux_files.ts'
-import { probeKvm } from '../sys/kvm.ts'
+import { probeMachines } from '../machine/kvm_probe.ts'
+import { probeQemu } from '../qemu/qemu_probe.ts'
 import { confinement } from './confinement.ts'
 import type { Layer } from './jail.ts'
 
@@ -44,11 +45,11 @@ const FILE_SYSTEMS: Readonly<Record<number, { readonly name: string; readonly re
 }
 
 /** All findings about this machine for a host whose state is in the folder `state`, which may not be there yet. */
-export function examine(state: string): Finding[] {
+export async function examine(state: string): Promise<Finding[]> {
   const folder = nearest(resolve(state))
   return [
     node(), promiseIntegration(), systemCalls(), processors(), memory(), mappings(), descriptors(),
-    ...stateFolder(resolve(state), folder), ...walls(), beneath(), cgroup(), machines(), systemd(),
+    ...stateFolder(resolve(state), folder), ...walls(), beneath(), cgroup(), ...await machines(), systemd(),
   ]
 }
 
@@ -202,21 +203,22 @@ function cgroup(): Finding {
   }
 }
 
-/** Virtual machines: Cellar doesn't run any yet, and says what this machine could. */
-function machines(): Finding {
+/** What machines run under, and why that. KVM is believed when a guest has run under it, not for its file. */
+async function machines(): Promise<Finding[]> {
+  const kvm = await probeMachines()
+  const qemu = probeQemu()
   const flags = /^flags\s*:.*\b(vmx|svm)\b/m.exec(readCpuInfo())?.[1]
-  const processor = process.arch !== 'x64' ? '' : flags === undefined ? ', without vmx or svm' : `, with ${flags}`
-  const later = 'Cellar runs cells only; machines come later'
-  const hint = 'Nothing to do for cells. For machines: turn virtualization on in the firmware, or nested, and load kvm'
-  let why: string
-  try {
-    const result = isSupported() ? probeKvm() : -ENOSYS
-    if (result >= 0) return finding('machines', 'wanted', true, `${later}: here KVM makes them${processor}`, hint)
-    why = ERRNO_NAMES[-result] ?? 'an error'
-  } catch (error) {
-    why = ERRNO_NAMES[errnoOf(error)]!
-  }
-  return finding('machines', 'wanted', false, `${later}: /dev/kvm answers ${why}${processor}`, hint)
+  const processor = process.arch !== 'x64' ? '' : flags === undefined ? '; the processor shows neither vmx nor svm'
+    : `; the processor shows ${flags}`
+  const engine = kvm.ok ? 'kvm, our own monitor' : qemu.ok ? 'qemu, in emulation' : 'nothing'
+  return [
+    finding('machines', 'wanted', kvm.ok || qemu.ok, `they run under ${engine}`,
+      'Install QEMU, which runs machines anywhere: apt-get install qemu-system-x86'),
+    finding('machines: kvm', 'wanted', kvm.ok, kvm.reason + processor,
+      'For machines at full speed: turn virtualization on in the firmware, or nested, and load kvm_amd or kvm_intel'),
+    finding('machines: qemu', 'wanted', qemu.ok, qemu.reason,
+      'For machines that begin with firmware, and where KVM runs none: apt-get install qemu-system-x86'),
+  ]
 }
 
 function readCpuInfo(): string {

@@ -32,6 +32,7 @@ import { found, ProjectActions } from './project_actions.ts'
 import type { FromProcess, GuestFigures } from './protocol.ts'
 import { canSeparate } from './reachable.ts'
 import { Secrets } from './secrets.ts'
+import { readFiles, writeFiles } from './guest_files.ts'
 import { attach, exec, logsOf } from './sessions.ts'
 import { SnapshotActions } from './snapshot_actions.ts'
 import { SnapshotFiles } from './snapshot_files.ts'
@@ -332,6 +333,11 @@ export class Host implements Operator {
     const module = command.image === undefined ? guest.row.digest : this.#images.resolve(command.image).module
     return await this.#starting(async () => exec(this.#lifecycle, guest, module, command))
   }
+
+  readGuest: Operator['readGuest'] = async (project, name, path) =>
+    await readFiles(this.#lifecycle, await this.#awake(this.#state.guest(project, name)), path)
+  writeGuest: Operator['writeGuest'] = async (project, name, path, archive) =>
+    await writeFiles(this.#lifecycle, await this.#awake(this.#state.guest(project, name)), path, archive)
 
   async stats(project?: string): Promise<Map<string, GuestFigures>> {
     const now = performance.now()

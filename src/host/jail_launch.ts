@@ -33,6 +33,9 @@ const SYSTEM_FILES: readonly string[] = [
   '/etc/localtime', '/proc/self', '/proc/meminfo', '/proc/stat', '/proc/cpuinfo', '/sys/fs/cgroup',
   '/sys/devices/system/cpu', '/dev/urandom',
 ]
+/** What QEMU is, and reads: firmware, its own libraries are with the others. */
+const QEMU_PROGRAMS: readonly string[] = ['/usr/bin/qemu-system-x86_64', '/usr/local/bin/qemu-system-x86_64']
+const QEMU_FILES: readonly string[] = ['/usr/share/qemu', '/usr/share/seabios', '/usr/lib/ipxe', '/usr/local/share/qemu']
 /** What starts a program that is linked dynamically; without it execve can't. */
 const LOADERS: readonly string[] = ['/lib64/ld-linux-x86-64.so.2', '/lib/ld-linux-aarch64.so.1',
   '/lib/ld-musl-x86_64.so.1', '/lib/ld-musl-aarch64.so.1']
@@ -100,6 +103,10 @@ function rules(options: JailOptions): Rule[] {
     { path: ROOT, access: 'read' },
     ...SYSTEM_FILES.map((path): Rule => ({ path, access: 'read', optional: true })),
     { path: '/dev/null', access: 'device' },
+    ...(options.engine !== 'qemu' ? [] : [
+      ...QEMU_PROGRAMS.map((path): Rule => ({ path, access: 'execute', optional: true })),
+      ...QEMU_FILES.map((path): Rule => ({ path, access: 'read', optional: true })),
+    ]),
     { path: codeFolder, access: 'read' }, { path: blobFolder, access: 'read' },
     { path: projectFolder, access: 'read' },
     ...changeable(options).map((path): Rule => ({ path, access: 'change', optional: true })),
@@ -112,12 +119,14 @@ function rules(options: JailOptions): Rule[] {
  */
 function nodeFlags(options: JailOptions): string[] {
   const { projectFolder, blobFolder, codeFolder = ROOT } = options
+  const programs = options.engine === 'qemu' ? QEMU_PROGRAMS : []
   const own = ['/dev/null', ...changeable(options).flatMap((path) => [path, `${path}/*`])]
   return [
     '--disable-warning=ExperimentalWarning', '--disable-warning=SecurityWarning', '--disable-sigusr1',
     '--max-inlined-bytecode-size-cumulative=2500',
     '--permission', '--allow-worker', '--allow-ffi', '--allow-net',
-    ...[`${ROOT}*`, `${codeFolder}/*`, `${blobFolder}/*`, `${projectFolder}/*`, '/proc/self', ...own]
+    ...(options.engine === 'qemu' ? ['--allow-child-process'] : []),
+    ...[...programs, `${ROOT}*`, `${codeFolder}/*`, `${blobFolder}/*`, `${projectFolder}/*`, '/proc/self', ...own]
       .map((path) => `--allow-fs-read=${path}`),
     ...own.map((path) => `--allow-fs-write=${path}`),
   ]
@@ -132,7 +141,8 @@ function launch(options: JailOptions): never {
   checkAccess(options, program)
   const walls: Confinement = [
     ...left, wall('no-new-privs', giveUpNewPrivileges()), wall('landlock', restrictFiles(rules(options))),
-    wall('seccomp', installFilter(cellFilter(process.arch as Architecture, process.pid))),
+    wall('seccomp', installFilter(cellFilter(process.arch as Architecture, process.pid,
+      options.engine === 'qemu'))),
     { layer: 'permission-model', on: true },
   ]
   const args = [process.execPath, ...nodeFlags(options), program, options.runFolder]

@@ -9,6 +9,7 @@ import { statusOf, type Agent } from '../machine/agent.ts'
 import type { AgentSession } from '../machine/agent_session.ts'
 import { OUTPUT_PIECE_BYTES, OUTPUT_WINDOW_BYTES_MAX } from '../base/limits.ts'
 import type { Consoles, GuestConsole } from './consoles.ts'
+import { Inflow } from './inflow.ts'
 import { STDERR, STDOUT, type GuestLaunch } from './protocol.ts'
 
 /** How long a guest that has just started may take until its agent is there. */
@@ -18,7 +19,8 @@ const CANNOT_RUN = 126
 /** Those of exec have numbers from here on. */
 const NUMBER_FIRST = 2
 
-type Running = { readonly owner: GuestConsole; session: AgentSession | undefined; waiting: number
+type Running = { readonly owner: GuestConsole; session: AgentSession | undefined; archive: Inflow | undefined
+  waiting: number
   wake: (() => void) | undefined; isHungUp: boolean }
 
 /** Programs that run in one machine. */
@@ -34,11 +36,12 @@ export class MachineExec {
   }
 
   /** Runs the program of a launch of `exec`; its console has its stream. */
-  start({ args, env }: GuestLaunch, owner: GuestConsole): void {
+  start({ args, env, files }: GuestLaunch, owner: GuestConsole): void {
     const number = this.#next++
-    const one: Running = { owner, session: undefined, waiting: 0, wake: undefined, isHungUp: false }
+    const one: Running = { owner, session: undefined, archive: undefined, waiting: 0, wake: undefined, isHungUp: false }
     this.#running.set(number, one)
-    this.#run(number, one, args, env).then((status) => this.#end(number, one, status), (error: unknown) => {
+    const work = files === undefined ? this.#run(number, one, args, env) : this.#files(number, one, files)
+    work.then((status) => this.#end(number, one, status), (error: unknown) => {
       const text = error instanceof CellarError ? `cellar: ${error.message}\n` : `cellar: ${String(error)}\n`
       this.#consoles.output(number, STDERR, Buffer.from(text))
       this.#end(number, one, CANNOT_RUN)
@@ -46,7 +49,9 @@ export class MachineExec {
   }
 
   input(number: number, bytes: Uint8Array | null): void {
-    const session = this.#running.get(number)?.session
+    const one = this.#running.get(number)
+    if (one?.archive !== undefined) return one.archive.push(bytes === null ? null : Buffer.from(bytes))
+    const session = one?.session
     if (bytes === null) return session?.endInput()
     void session?.write(bytes).then(() => this.#consoles.taken(number, bytes.length))
   }
@@ -67,6 +72,7 @@ export class MachineExec {
       one.isHungUp = true
       one.session?.signal(signals.SIGHUP)
       one.session?.close()
+      one.archive?.cut()
       one.wake?.()
     }
   }
@@ -81,13 +87,37 @@ export class MachineExec {
     const session = one.session = this.#agent.exec({ argv: args, env: env.map(([key, value]) => `${key}=${value}`) })
     this.#consoles.connect(one.owner, number)
     for await (const { channel, bytes } of session.output) {
-      one.waiting += bytes.length + OUTPUT_PIECE_BYTES
-      this.#consoles.output(number, channel === STDERR ? STDERR : STDOUT, bytes)
-      if (one.waiting > OUTPUT_WINDOW_BYTES_MAX && !one.isHungUp) {
-        await new Promise<void>((wake) => { one.wake = wake })
-      }
+      await this.#give(number, one, channel === STDERR ? STDERR : STDOUT, bytes)
     }
     return statusOf(await session.ended) ?? CANNOT_RUN
+  }
+
+  // Errors are told on STDERR before a byte of the archive, or with a status at its end.
+  async #files(number: number, one: Running, { way, path }: NonNullable<GuestLaunch['files']>): Promise<number> {
+    await this.#agent.connected(AGENT_MS_MAX)
+    if (way === 'put') {
+      const archive = new Inflow((bytes) => this.#consoles.taken(number, bytes))
+      one.archive = archive
+      this.#consoles.connect(one.owner, number)
+      await this.#agent.put(path, archive)
+      return 0
+    }
+    const archive = await this.#agent.get(path)
+    this.#consoles.connect(one.owner, number)
+    for await (const bytes of archive) {
+      if (one.isHungUp) break
+      await this.#give(number, one, STDOUT, bytes)
+    }
+    return 0
+  }
+
+  // Resolves when there is room for more.
+  async #give(number: number, one: Running, channel: 1 | 2, bytes: Uint8Array): Promise<void> {
+    one.waiting += bytes.length + OUTPUT_PIECE_BYTES
+    this.#consoles.output(number, channel, bytes)
+    if (one.waiting > OUTPUT_WINDOW_BYTES_MAX && !one.isHungUp) {
+      await new Promise<void>((wake) => { one.wake = wake })
+    }
   }
 
   #end(number: number, { owner }: Running, status: number): void {

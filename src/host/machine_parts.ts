@@ -11,9 +11,9 @@ import type { EngineOptions } from '../machine/engine.ts'
 import type { DiskSpec, MachineSpec, NicSpec } from '../machine/spec.ts'
 import { QemuEngine } from '../qemu/qemu_engine.ts'
 import { findQemu } from '../qemu/qemu_probe.ts'
+import { DISK_FILE } from '../services/block/disk.ts'
 import { createDisk } from '../services/block/open_disk.ts'
 import type { GuestLaunch } from './protocol.ts'
-import { DISK_FILE } from './volumes.ts'
 
 /** Letters and digits that a disk's serial may have, 20 at most (virtio). */
 const SERIAL_LENGTH_MAX = 20

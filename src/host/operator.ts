@@ -244,6 +244,9 @@ export interface Operator {
   cloneVolume(project: string, name: string, to: string, by: Actor): Promise<OperationView>
   removeVolume(project: string, name: string, by: Actor): Promise<OperationView>
   /** A tar archive of what is at `path` of the volume; and the other way. */
+  /** Files of a machine that runs, as an archive (tar), through its agent; and an archive to be unpacked there. */
+  readGuest(project: string, name: string, path: string): Promise<Readable>
+  writeGuest(project: string, name: string, path: string, archive: Readable, by: Actor): Promise<void>
   readVolume(project: string, name: string, path: string): Promise<Readable>
   writeVolume(project: string, name: string, path: string, archive: Readable, by: Actor): Promise<void>
 

@@ -65,6 +65,8 @@ export type GuestLaunch = {
   readonly timeoutNs?: number | undefined
   /** It writes to this stream in place of its log, and reads from it: one of `exec`. */
   readonly stream?: number | undefined
+  /** In place of a program of `exec`, in a machine: an archive (tar) of a path as output, or one to be unpacked. */
+  readonly files?: { readonly way: 'get' | 'put'; readonly path: string } | undefined
   /** It is a machine: `module` is the digest of its image's configuration. */
   readonly machine?: MachineLaunch | undefined
   /**

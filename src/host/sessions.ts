@@ -12,7 +12,10 @@ import { readLog } from './log_reader.ts'
 import type { LogLine, LogOptions, Operator, Session } from './operator.ts'
 import type { Paths } from './paths.ts'
 import type { LinkStream, ProcessLink } from './process_link.ts'
-import type { Guest } from './state.ts'
+import { kindOf, type Guest } from './state.ts'
+
+/** What a machine runs if nothing else is said. */
+const SHELL: readonly string[] = ['/bin/sh']
 
 /** The lines of a guest's log. */
 export function logsOf(paths: Paths, { row }: Guest, options: LogOptions): AsyncIterable<LogLine> {
@@ -35,7 +38,7 @@ Session {
   link.send({ start: {
     ...launch, id: `exec-${randomBytes(6).toString('hex')}`, run: 1, module,
     // As a command line, the program's name first; without one, the guest's own.
-    args: command.args.length > 0 ? command.args : launch.args,
+    args: command.args.length > 0 ? command.args : kindOf(guest.row.spec) === 'machine' ? SHELL : launch.args,
     env: [...launch.env, ...Object.entries(command.env ?? {})],
     ...(module === launch.module ? {} : { stubs: [], calls: undefined }),
     // What the guest is promised is promised once.
@@ -45,7 +48,8 @@ Session {
   return sessionOf(stream)
 }
 
-function linkOf({ row, handle }: Guest): ProcessLink {
+/** The process of a guest that runs. Throws GUEST_NOT_RUNNING. */
+export function linkOf({ row, handle }: Guest): ProcessLink {
   if ((row.phase !== 'running' && row.phase !== 'paused') || handle?.link === undefined) {
     throw new CellarError('GUEST_NOT_RUNNING', [row.name, row.phase])
   }

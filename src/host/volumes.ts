@@ -13,15 +13,13 @@ import { chown, mkdir, open, readdir, rename } from 'node:fs/promises'
 import { join } from 'node:path'
 import { errnoOf } from '../base/errno.ts'
 import { CellarError } from '../base/errors.ts'
+import { DISK_FILE } from '../services/block/disk.ts'
 import { contentsOf } from '../services/file/open_quota.ts'
 import { walkTree } from '../services/file/tree_walk.ts'
 import { openHostFolder } from '../services/file/volume.ts'
 import * as sys from '../sys/linux_files.ts'
 import { NAME } from './spec.ts'
 import { cloneTree, failure, type LongWork } from './volume_clone.ts'
-
-/** The file of a volume that is a disk: its bytes as they are. */
-export const DISK_FILE = 'disk.raw'
 
 /** The folders of one project's volumes. */
 export class VolumeFolders {

@@ -12,6 +12,7 @@ import { CellarError } from '../base/errors.ts'
 import { mapShared, unmapRam } from '../sys/guest_ram.ts'
 import { ioctl, openKvm } from '../sys/kvm.ts'
 import { Scratch } from '../sys/libc.ts'
+import { duplicateFd } from '../sys/sockets.ts'
 import * as abi from './abi.ts'
 
 import type { Mapped } from '../sys/guest_ram.ts'
@@ -21,9 +22,9 @@ import type { Struct } from './struct.ts'
 export class Kvm {
   readonly #fd: number
 
-  /** Throws Node's error if /dev/kvm can't be opened, and KVM_FAILED if it isn't what we know. */
-  constructor() {
-    this.#fd = openKvm()
+  /** `given`: /dev/kvm, which stays the caller's. Throws Node's error if /dev/kvm can't be opened, and KVM_FAILED if it isn't what we know. */
+  constructor(given?: number) {
+    this.#fd = given === undefined ? openKvm() : duplicateFd(given)
     const version = call(this.#fd, abi.KVM_GET_API_VERSION, 0n, 'use /dev/kvm')
     if (version !== abi.KVM_API_VERSION) throw new CellarError('KVM_FAILED', ['use /dev/kvm', `version ${version}`])
   }

@@ -32,9 +32,9 @@ export class Board {
   #isWatched = false
 
   /** Throws CellarError for what KVM here doesn't do; nothing is left over then. */
-  constructor(options: { vcpus: number; ram: Mapped }) {
+  constructor(options: { vcpus: number; ram: Mapped; kvmFd?: number | undefined }) {
     using undo = new DisposableStack()
-    const kvm = undo.use(new Kvm())
+    const kvm = undo.use(new Kvm(options.kvmFd))
     const most = kvm.capability(abi.KVM_CAP_MAX_VCPUS)
     if (options.vcpus > most) throw new CellarError('MACHINE_VCPUS_MANY', [options.vcpus, most])
     for (const [capability, what] of NEEDED) {

@@ -100,7 +100,7 @@ export class Devices {
     const [vsockHere, vsockThere] = socketPair()
     this.#fds = { console: consoleThere, vsock: vsockThere }
     this.#console = new Socket({ fd: consoleHere })
-    this.#console.on('data', (bytes) => events.console(bytes))
+    this.#console.on('data', (bytes: Buffer) => events.console(bytes))
     this.#console.on('error', () => {})
     this.#packets = new Socket({ fd: vsockHere })
     this.vsock = vsockOver(this.#packets, spec.cid)

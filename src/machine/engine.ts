@@ -50,6 +50,8 @@ export type EngineOptions = {
   readonly ramFd: number
   /** Undo what others share: map RAM privately, so that writes stay this machine's (a fork's children). */
   readonly isRamPrivate: boolean
+  /** /dev/kvm, which stays the owner's; undefined: an engine that needs it opens it. */
+  readonly kvmFd?: number | undefined
   /** Goes on from here, in place of booting. RAM and disks are as they were then. Hostile until checked. */
   readonly from?: Sections | undefined
   readonly events: EngineEvents

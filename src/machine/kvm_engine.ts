@@ -12,13 +12,12 @@ import { CellarError } from '../base/errors.ts'
 import { UART_BYTES, Uart } from '../device/uart_16550.ts'
 import { makeEventFd, signalEventFd } from '../sys/eventfd.ts'
 import { mapRam, residentBytes, unmapRam } from '../sys/guest_ram.ts'
-import { windowsBytes } from '../virtio/windows.ts'
 import { acpiTables } from './acpi.ts'
 import { Board } from './board.ts'
 import { restoreBoard, saveBoard } from './board_state.ts'
 import { loadKernel } from './boot.ts'
 import { writeBootTables } from './boot_state.ts'
-import { Devices } from './devices.ts'
+import { Devices, devicesBytes } from './devices.ts'
 import { watchHalts } from './halt_watch.ts'
 import {
   ACPI_START, GENERATION_GSI, GENERATION_START, POWER_GSI, SERIAL_GSI, VIRTIO_MMIO_BASE, VIRTIO_MMIO_BYTES, deviceTable,
@@ -45,6 +44,7 @@ export class KvmEngine implements Engine {
   #running: Running | undefined
   #isPaused = false
   #hasEnded = false
+  #isHeld = false
   #watch: Disposable | undefined
   // Pausing and looking at halted vCPUs take turns.
   #turn: Promise<unknown> = Promise.resolve()
@@ -59,7 +59,6 @@ export class KvmEngine implements Engine {
     const running = await this.#make()
     this.#running = running
     try {
-      await running.devices.start(from)
       running.threads.run()
       if (from !== undefined) signalEventFd(running.interrupts.generation)
       this.#watch = watchHalts(running.board, running.threads, {
@@ -77,8 +76,18 @@ export class KvmEngine implements Engine {
     }
   }
 
+  get ram(): Uint8Array | undefined {
+    return this.#options.isRamPrivate ? this.#running?.ram.bytes : undefined
+  }
+
   input(bytes: Uint8Array): number {
     return this.#running?.uart.give(bytes) ?? 0
+  }
+
+  holdConsole(isHeld: boolean): void {
+    this.#isHeld = isHeld
+    const running = this.#running
+    if (running !== undefined && !isHeld) this.#drainUntilQuiet(running.uart)
   }
 
   async pause(): Promise<void> {
@@ -150,7 +159,7 @@ export class KvmEngine implements Engine {
 
   // Everything, with the vCPUs at rest before their first instruction.
   async #make(): Promise<Running> {
-    const { spec, ramFd, isRamPrivate, from } = this.#options
+    const { spec, ramFd, isRamPrivate, from, events } = this.#options
     await using undo = new AsyncDisposableStack()
     const ram = undo.adopt(mapRam(ramFd, spec.memoryBytes, isRamPrivate), unmapRam)
     const table = deviceTable(spec)
@@ -160,31 +169,41 @@ export class KvmEngine implements Engine {
       ram.bytes.set(acpiTables({ vcpus: spec.vcpus, devices: table }), ACPI_START)
     }
     ram.bytes.set(Buffer.from(spec.generation, 'hex').subarray(0, 16), GENERATION_START)
-    const board = undo.adopt(new Board({ vcpus: spec.vcpus, ram }), (made) => made.close())
+    const board = undo.adopt(new Board({ vcpus: spec.vcpus, ram, kvmFd: this.#options.kvmFd }), (made) => made.close())
     const interrupts = { serial: eventFd(undo), power: eventFd(undo), generation: eventFd(undo) }
     board.vm.irqfd(interrupts.serial, SERIAL_GSI)
     board.vm.irqfd(interrupts.power, POWER_GSI)
     board.vm.irqfd(interrupts.generation, GENERATION_GSI)
 
     const uartShared = new SharedArrayBuffer(UART_BYTES)
-    const uart = new Uart(uartShared, { interrupt: () => signalEventFd(interrupts.serial), output: () => {} })
-    const windows = new SharedArrayBuffer(windowsBytes(table.length))
+    const uart = new Uart(uartShared, {
+      interrupt: () => signalEventFd(interrupts.serial), output: () => {}, mayWait: () => false,
+    })
+    const windows = new SharedArrayBuffer(devicesBytes(spec))
     const devices = undo.adopt(new Devices({
-      spec, ram: { address: ram.address, sizeBytes: spec.memoryBytes }, shared: windows, events: this.#options.events,
+      spec, ram: { address: ram.address, sizeBytes: spec.memoryBytes }, shared: windows,
+      events: {
+        console: (bytes) => events.console(bytes), agent: (stream) => events.agent(stream),
+        failed: (why) => this.#ended({ kind: 'failed', reason: why }),
+      },
     }), (made) => made.close())
     for (const { index, queue, fd } of devices.kicks) {
       board.vm.ioeventfd(fd, VIRTIO_MMIO_BASE + index * VIRTIO_MMIO_BYTES + QUEUE_NOTIFY, queue)
     }
     for (const { index, fd } of devices.interrupts) board.vm.irqfd(fd, table[index]!.gsi)
 
-    if (entry !== undefined) board.begin(entry)
-    else this.#restore(board, uart, from!)
     const threads = undo.adopt(new VcpuThreads(spec.vcpus, {
       output: () => this.#drainUntilQuiet(uart), ended: (end) => this.#ended(end),
     }), (made) => made.close())
-    await threads.start(board.vcpus, {
-      uart: uartShared, uartInterruptFd: interrupts.serial, windows, devices: table.length,
-    })
+    await Promise.all([
+      devices.start(from),
+      threads.start(board.vcpus, {
+        uart: uartShared, uartInterruptFd: interrupts.serial, windows, devices: table.length,
+      }),
+    ])
+    // Last, as the guest's clock goes on from here.
+    if (entry !== undefined) board.begin(entry)
+    else this.#restore(board, uart, from!)
     undo.move()
     return { ram, board, threads, devices, uart, interrupts }
   }
@@ -199,7 +218,7 @@ export class KvmEngine implements Engine {
 
   // A vCPU tells of the first byte only: more are fetched as they come, a hundred times a second, until none does.
   #drainUntilQuiet(uart: Uart): void {
-    if (this.#drain(uart) && !this.#hasEnded) setTimeout(() => this.#drainUntilQuiet(uart), DRAIN_PERIOD_MS)
+    if (!this.#isHeld && this.#drain(uart) && !this.#hasEnded) setTimeout(() => this.#drainUntilQuiet(uart), DRAIN_PERIOD_MS)
   }
 
   #drain(uart: Uart): boolean {

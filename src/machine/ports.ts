@@ -20,9 +20,11 @@ export const UNCLAIMED = 'unclaimed'
 export class Ports {
   readonly #uart: Uart
 
-  constructor(options: { uart: SharedArrayBuffer; uartInterruptFd: number; output: () => void }) {
-    const { uart, uartInterruptFd, output } = options
-    this.#uart = new Uart(uart, { interrupt: () => signalEventFd(uartInterruptFd), output })
+  constructor(options: {
+    uart: SharedArrayBuffer; uartInterruptFd: number; output: () => void; mayWait: () => boolean
+  }) {
+    const { uart, uartInterruptFd, output, mayWait } = options
+    this.#uart = new Uart(uart, { interrupt: () => signalEventFd(uartInterruptFd), output, mayWait })
   }
 
   /** The guest writes a byte: what becomes of the machine, if anything does. */

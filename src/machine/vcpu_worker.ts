@@ -56,6 +56,7 @@ class VcpuLoop {
     this.#windowsEnd = VIRTIO_MMIO_BASE + start.devices * VIRTIO_MMIO_BYTES
     this.#ports = new Ports({
       uart: start.uart, uartInterruptFd: start.uartInterruptFd, output: () => tell({ kind: 'output' }),
+      mayWait: () => this.#control.wish(start.id) === RUN,
     })
   }
 

@@ -35,6 +35,7 @@ export type QemuOptions = EngineOptions & {
 const QUIT_MS_MAX = 3000
 /** How long the last of its output is waited for. */
 const OUTPUT_MS_MAX = 1000
+const LOOK_MS = 5
 /** Input that waits for a guest which doesn't read. */
 const INPUT_BYTES_MAX = 64 * 1024
 /** Lines for the log of one machine. */
@@ -55,7 +56,8 @@ export class QemuEngine implements Engine {
   #qmp: Qmp | undefined
   #agent: AgentPort | undefined
   #serial: Socket | undefined
-  #outputs: Promise<unknown> = Promise.resolve()
+  #outputs: readonly Socket[] = []
+  #isHeld = false
   #migration = new Migration()
   #saved: Promise<Sections> | undefined
   #figures: MachineFigures = NOTHING_YET
@@ -133,13 +135,21 @@ export class QemuEngine implements Engine {
     return taken
   }
 
+  holdConsole(isHeld: boolean): void {
+    this.#isHeld = isHeld
+    for (const output of this.#outputs) {
+      if (isHeld) output.pause()
+      else output.resume()
+    }
+  }
+
   async pause(): Promise<void> {
     await this.#tell((qmp) => qmp.execute('stop'))
   }
 
-  resume(): void {
+  async resume(): Promise<void> {
     this.#saved = undefined
-    this.#mention((qmp) => qmp.execute('cont'))
+    await this.#tell((qmp) => qmp.execute('cont'))
   }
 
   /** QEMU can do it once for each time it is paused: a second call answers the same. */
@@ -162,17 +172,26 @@ export class QemuEngine implements Engine {
   }
 
   async figures(): Promise<MachineFigures> {
-    if (this.#isLost || this.#process === undefined) return this.#figures
+    try {
+      if (!this.#isLost && this.#process !== undefined) this.#figures = await this.#count(this.#process.pid)
+    } catch (error) {
+      // It ends meanwhile, and those before are the last.
+      if (!(error instanceof CellarError)) throw error
+    }
+    return this.#figures
+  }
+
+  async #count(pid: number): Promise<MachineFigures> {
     const { spec } = this.#options
     const [balloon, blocks, vcpuThreads] = await Promise.all([
       // Without a driver in the guest there is no balloon.
       this.#tell((qmp) => qmp.execute('query-balloon').catch(() => undefined)),
       this.#tell((qmp) => qmp.execute('query-blockstats')), this.#threads()])
     const actual = isObject(balloon) && typeof balloon.actual === 'number' ? balloon.actual : spec.memoryBytes
-    const allNs = cpuNs(this.#process.pid)
+    const allNs = cpuNs(pid)
     // The kernel keeps it to itself where /proc isn't ours to read: then it all counts as the vCPUs'.
-    const vcpuNs = vcpuThreads.reduce<number | undefined>((sum, id) => add(sum, threadNs(this.#process!.pid, id)), 0)
-    return this.#figures = {
+    const vcpuNs = vcpuThreads.reduce<number | undefined>((sum, id) => add(sum, threadNs(pid, id)), 0)
+    return {
       vcpuNs: Math.min(allNs, vcpuNs ?? allNs), deviceNs: Math.max(0, allNs - (vcpuNs ?? allNs)), exits: {},
       devices: blockFigures(blocks), balloonBytes: Math.max(0, spec.memoryBytes - actual),
       residentBytes: fstatSync(this.#ramFd).blocks * 512,
@@ -189,7 +208,7 @@ export class QemuEngine implements Engine {
     }
     this.#qmp?.close()
     this.#agent?.close()
-    this.#serial?.destroy()
+    for (const output of this.#outputs) output.destroy()
     if (this.#copy !== undefined && !this.#isCopyGone) {
       this.#isCopyGone = true
       unmapRam(this.#copy)
@@ -208,12 +227,11 @@ export class QemuEngine implements Engine {
     })
     this.#agent = new AgentPort(agent!, (stream) => this.#options.events.agent(stream))
     this.#serial = new Socket({ fd: serial!, readable: true, writable: true })
-    const outputs = [this.#serial, new Socket({ fd: hvc!, readable: true, writable: true })]
-    this.#outputs = Promise.all(outputs.map((output) => new Promise((resolve) => {
+    this.#outputs = [this.#serial, new Socket({ fd: hvc!, readable: true, writable: true })]
+    for (const output of this.#outputs) {
       output.on('data', (bytes: Buffer) => this.#options.events.console(bytes))
       output.on('error', () => { /* 'close' follows. */ })
-      output.on('close', resolve)
-    })))
+    }
   }
 
   #heard(name: string, data: Readonly<Record<string, unknown>>): void {
@@ -232,9 +250,10 @@ export class QemuEngine implements Engine {
 
   async #ended(exit: QemuExit): Promise<void> {
     this.#migration.changed('failed')
-    let timer: NodeJS.Timeout | undefined
-    await Promise.race([this.#outputs, new Promise((resolve) => { timer = setTimeout(resolve, OUTPUT_MS_MAX) })])
-    clearTimeout(timer)
+    // Its last words are in the sockets still; whoever holds them back will take them later.
+    const until = performance.now() + OUTPUT_MS_MAX
+    while (this.#outputs.some(({ closed }) => !closed) && !this.#isClosing &&
+      (this.#isHeld || performance.now() < until)) await new Promise((resolve) => setTimeout(resolve, LOOK_MS))
     this.#agent?.close()
     if (this.#isBegun) this.#tellEnd(exit)
   }

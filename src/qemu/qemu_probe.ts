@@ -58,7 +58,8 @@ function isNewEnough(version: string): boolean {
   return major > MAJOR_MIN || (major === MAJOR_MIN && minor >= MINOR_MIN)
 }
 
-function findQemu(): string | undefined {
+/** The QEMU of this machine, if there is one. */
+export function findQemu(): string | undefined {
   const folders = [...(process.env.PATH ?? '').split(delimiter).filter((folder) => folder.startsWith('/')), ...FOLDERS]
   return folders.map((folder) => join(folder, PROGRAM)).find((path) => {
     try {

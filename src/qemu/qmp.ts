@@ -47,7 +47,7 @@ export class Qmp {
     this.#greeting.promise.catch(() => { /* Whoever greets hears of it; perhaps nobody does. */ })
     this.#socket = new Socket({ fd, readable: true, writable: true })
     this.#socket.on('data', (bytes: Buffer) => this.#received(bytes))
-    this.#socket.on('error', (error) => this.#lose(`its socket: ${error.message}`))
+    this.#socket.on('error', () => { /* 'close' follows. */ })
     this.#socket.on('close', () => this.#lose(undefined))
   }
 

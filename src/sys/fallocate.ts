@@ -1,4 +1,4 @@
-// sys/fallocate.ts: what a disk's file needs and Node hasn't: holes, ranges of zeros, and fdatasync under its permissions.
+// sys/fallocate.ts: what a disk's file needs and Node hasn't: holes, zeros, and fdatasync under its permission model.
 //
 // Node's permission model (host/jail_launch.ts) refuses calls that sync by a descriptor; reading and writing by one it
 // leaves alone. Calls wait for the disk: they are for threads that may. Elsewhere: fsync for those that may not

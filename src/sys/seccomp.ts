@@ -50,26 +50,28 @@ const TIOCLINUX = 0x541c
 /**
  * The filter of a cell process of id `pid`, which may signal and limit itself only. It is put up before that process's
  * program is executed, which it allows: libuv sets up what the filter refuses when a Node starts, or not at all.
+ * `spawns`: it has a child, which has the same filter: a process may come about, and be signalled.
  */
-export function cellFilter(architecture: Architecture, pid: number): Instruction[] {
+export function cellFilter(architecture: Architecture, pid: number, spawns = false): Instruction[] {
   const calls = CALLS[architecture]
+  const refused = spawns ? REFUSED_CALLS.filter(([name]) => name !== 'fork' && name !== 'vfork') : REFUSED_CALLS
   return [
     ...start(architecture),
-    ...refuse(REFUSED_CALLS, architecture),
+    ...refuse(refused, architecture),
     ...on(calls.clone3, [[RETURN, 0, 0, NOT_THERE]]),
     ...on(calls.clone, [
       [LOAD, 0, 0, argument(0)],
-      [IF_ANY_BIT, 1, 0, CLONE_THREAD],
-      [RETURN, 0, 0, REFUSE],
+      ...(spawns ? [] : [[IF_ANY_BIT, 1, 0, CLONE_THREAD], [RETURN, 0, 0, REFUSE]] as const),
       [IF_ANY_BIT, 0, 1, CLONE_NAMESPACES],
       [RETURN, 0, 0, REFUSE],
       [RETURN, 0, 0, ALLOW],
     ]),
     ...on(calls.socket, allowOnly(0, [AF_UNIX])),
     ...on(calls.socketpair, allowOnly(0, [AF_UNIX])),
-    ...on(calls.kill, allowOnly(0, [pid])),
-    ...on(calls.tgkill, allowOnly(0, [pid])),
-    ...on(calls.prlimit64, allowOnly(0, [0, pid])),
+    ...(spawns ? [] : [
+      ...on(calls.kill, allowOnly(0, [pid])), ...on(calls.tgkill, allowOnly(0, [pid])),
+      ...on(calls.prlimit64, allowOnly(0, [0, pid])),
+    ]),
     ...on(calls.ioctl, [
       [LOAD, 0, 0, argument(1)],
       [IF_EQUAL, 1, 0, TIOCSTI],

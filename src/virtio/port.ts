@@ -129,8 +129,8 @@ export class Port {
 
   /** Serves queue `queue`, and interrupts if the driver wants it. */
   serve(queue: number): void {
-    if (!this.isRunning || this.queues[queue]?.isReady !== true) return
     this.pending &= ~(1 << queue)
+    if (!this.isRunning || this.queues[queue]?.isReady !== true) return
     try {
       if (this.device.serve(queue)) this.pending |= 1 << queue
     } catch (error) {

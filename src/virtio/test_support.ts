@@ -4,7 +4,11 @@
 // driver has it. Everything a hostile driver needs is open: rings and registers can be written as one likes.
 
 import assert from 'node:assert/strict'
+import { SECTOR_BYTES, type Disk } from '../services/block/disk.ts'
 import { GuestRam } from '../services/guest_ram.ts'
+import { poll1 } from '../sys/libc.ts'
+import { closeFd, socketPair } from '../sys/sockets.ts'
+import { Vectors } from '../sys/vectors.ts'
 import type { Device } from './device.ts'
 import { Port } from './port.ts'
 import { Windows, windowsBytes } from './windows.ts'
@@ -12,7 +16,7 @@ import { Windows, windowsBytes } from './windows.ts'
 const GUARD_BYTES = 4096
 export const RAM_BYTES = 1024 * 1024
 /** Rings lie from here on, RING_BYTES each; what is below is for data. */
-export const RINGS_START = 0x80_000
+const RINGS_START = 0x80_000
 const RING_BYTES = 0x4000
 
 export const NEXT = 1
@@ -158,8 +162,8 @@ export class Rig {
   start({ size = 16, without = [] as readonly number[] } = {}): this {
     this.negotiate(without)
     this.rings.length = 0
-    this.port.queues.forEach((_, i) => {
-      const ring = new Ring(this.view, i, size)
+    this.port.queues.forEach(({ sizeMax }, i) => {
+      const ring = new Ring(this.view, i, Math.min(size, sizeMax))
       this.bytes.fill(0, ring.desc, ring.desc + RING_BYTES)
       this.rings.push(ring)
       this.setQueue(i, ring)
@@ -211,4 +215,135 @@ export function random(seed: number): (limit: number) => number {
     t ^= t + Math.imul(t ^ t >>> 7, t | 61)
     return ((t ^ t >>> 14) >>> 0) % limit
   }
+}
+
+/** A disk in memory. */
+export class MemoryDisk implements Disk {
+  readonly bytes: Uint8Array
+  readonly sizeBytes: number
+  readonly isReadOnly: boolean
+  flushes = 0
+  /** Of each writeZeroes, whether its room might be given back. */
+  readonly unmaps: boolean[] = []
+  /** What every call answers if it isn't 0. */
+  failsWith = 0
+
+  constructor(sizeBytes: number, isReadOnly = false) {
+    this.bytes = new Uint8Array(sizeBytes)
+    this.sizeBytes = sizeBytes
+    this.isReadOnly = isReadOnly
+  }
+
+  read(position: number, memory: Uint8Array, offset: number, length: number): number {
+    this.#check(position, length)
+    if (this.failsWith === 0) memory.set(this.bytes.subarray(position, position + length), offset)
+    return this.failsWith
+  }
+
+  write(position: number, memory: Uint8Array, offset: number, length: number): number {
+    this.#check(position, length)
+    assert.ok(!this.isReadOnly, 'a disk may be written')
+    if (this.failsWith === 0) this.bytes.set(memory.subarray(offset, offset + length), position)
+    return this.failsWith
+  }
+
+  flush(): number {
+    this.flushes++
+    return this.failsWith
+  }
+
+  discard(position: number, length: number): number {
+    this.#check(position, length)
+    this.bytes.fill(0, position, position + length)
+    return this.failsWith
+  }
+
+  writeZeroes(position: number, length: number, mayUnmap: boolean): number {
+    this.unmaps.push(mayUnmap)
+    return this.discard(position, length)
+  }
+
+  close(): number { return 0 }
+
+  #check(position: number, length: number): void {
+    assert.ok(position >= 0 && length >= 0 && position + length <= this.sizeBytes, `a request is within the disk: ${position}`)
+    assert.ok(position % SECTOR_BYTES === 0 && length % SECTOR_BYTES === 0, `a request is of whole sectors: ${length}`)
+  }
+}
+
+/** The other end of a device's stream: what has come so far, and what is to go, without waiting. */
+export class Peer {
+  readonly fd: number
+  readonly deviceFd: number
+  readonly #in = new Uint8Array(1024 * 1024)
+  readonly #vectors = new Vectors(this.#in, 1, 0)
+
+  constructor() {
+    [this.fd, this.deviceFd] = socketPair()
+  }
+
+  /** What has come since the last call. */
+  received(): Buffer {
+    let length = 0
+    for (;;) {
+      this.#vectors.clear()
+      this.#vectors.add(length, this.#in.length - length)
+      const read = this.#vectors.read(this.fd)
+      if (read <= 0) return Buffer.from(this.#in.subarray(0, length))
+      length += read
+    }
+  }
+
+  /** What has come, as frames after their lengths. */
+  frames(): Buffer[] {
+    const bytes = this.received()
+    const found = []
+    for (let at = 0; at < bytes.length;) {
+      const length = bytes.readUInt32BE(at)
+      found.push(bytes.subarray(at + 4, at + 4 + length))
+      assert.ok(at + 4 + length <= bytes.length, 'a frame is whole')
+      at += 4 + length
+    }
+    return found
+  }
+
+  /** How many of `bytes` fit at once. */
+  send(bytes: Uint8Array): number {
+    const vectors = new Vectors(bytes, 1, 0)
+    vectors.add(0, bytes.length)
+    return Math.max(0, vectors.write(this.fd))
+  }
+
+  sendFrame(frame: Uint8Array): void {
+    assert.equal(this.send(framed(frame)), 4 + frame.length)
+  }
+
+  /** Closes this end alone. */
+  hangUp(): void { closeFd(this.fd) }
+
+  close(): void {
+    closeFd(this.fd)
+    closeFd(this.deviceFd)
+  }
+}
+
+/** A frame after its length. */
+export function framed(frame: Uint8Array): Uint8Array {
+  const bytes = new Uint8Array(4 + frame.length)
+  new DataView(bytes.buffer).setUint32(0, frame.length)
+  bytes.set(frame, 4)
+  return bytes
+}
+
+/** Lets a device do what its descriptor allows, as the device thread does, until it waits. */
+export function pump(rig: Rig): void {
+  for (let round = 0; round < 1000; round++) {
+    const wanted = rig.port.wanted()
+    if (wanted === 0) return
+    const events = poll1(rig.port.device.fd, wanted)
+    if (events <= 0) return
+    rig.port.ready(events)
+    rig.settle()
+  }
+  assert.fail('a device that is ready does something about it')
 }

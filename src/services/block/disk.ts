@@ -8,6 +8,9 @@
 /** What a disk counts in. */
 export const SECTOR_BYTES = 512
 
+/** The file of a volume that is a disk, in the volume's folder: its bytes as they are. */
+export const DISK_FILE = 'disk.raw'
+
 /** An open disk. One owner, one thread. */
 export interface Disk {
   readonly sizeBytes: number

@@ -27,6 +27,8 @@ export interface ImageFile {
   sync(): number
   /** Zeroes; the room is given back if `unmap` and if the file system can. Doesn't make the file longer. */
   zero(position: number, length: number, unmap: boolean): number
+  /** What is there is no longer needed: its room is given back if that can be done, and then it reads as zeros. */
+  giveBack(position: number, length: number): void
   /** Bytes that it takes of the disk it lies on. */
   sizeOnDisk(): number
   /** Where data begins at or after `position`, or -1; and where it ends. */
@@ -92,6 +94,10 @@ export class DescriptorFile implements ImageFile {
     if (length <= 0) return 0
     const result = unmap ? punchHole(this.#fd, position, length) : zeroRange(this.#fd, position, length)
     return result === 0 ? 0 : writeZeros(this, position, length)
+  }
+
+  giveBack(position: number, length: number): void {
+    punchHole(this.#fd, position, length)
   }
 
   sizeOnDisk(): number {

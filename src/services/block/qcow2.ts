@@ -3,8 +3,8 @@
 // Hot path: no allocation, no closures, numbers and typed arrays only. Exceptions are compressed clusters, and the
 // BigInts of system calls that give room back.
 //
-// A disk is an L1 table of L2 tables of clusters. Tables change in memory (qcow2_tables.ts); `commit` brings them to the
-// file in an order that holds at any crash:
+// A disk is an L1 table of L2 tables of clusters. Tables change in memory (qcow2_tables.ts); `commit` brings them to
+// the file in an order that holds at any crash:
 //   data and refcounts → sync → L2 tables → sync → the L1 table, if it changed → sync → what was freed counts less
 // So what a table in the file points at is there, is counted, and isn't used for anything else. What a guest has not
 // flushed may be lost, as of any disk; what it has flushed is there.

@@ -2,9 +2,10 @@
 //
 // Hot path: no allocation, no closures, numbers and typed arrays only.
 
-/** In the upper half: nobody else points there, so that it may be written in place; the cluster is compressed. */
+/** In the upper half: nobody else points there, so that it may be written in place. */
 export const COPIED = 0x80000000
-export const COMPRESSED = 0x40000000
+/** The cluster is compressed. */
+const COMPRESSED = 0x40000000
 /** In the lower half: it reads as zeros, whatever is there. */
 export const ZERO = 1
 

@@ -9,7 +9,7 @@ import { CellarError } from '../../base/errors.ts'
 import { SECTOR_BYTES } from './disk.ts'
 import type { ImageFile } from './image_file.ts'
 
-export const QCOW2_MAGIC = 0x514649fb
+const QCOW2_MAGIC = 0x514649fb
 
 // Where fields lie in the header: big-endian.
 const BACKING_OFFSET = 8
@@ -49,7 +49,7 @@ export const DISK_BYTES_MAX = 64 * 2 ** 40
 const L1_BYTES_MAX = 32 * 2 ** 20
 export const REFCOUNT_TABLE_BYTES_MAX = 8 * 2 ** 20
 /** Snapshots of one image. QEMU takes 65,536 of them; nobody has a thousand. */
-export const DISK_SNAPSHOTS_MAX = 1024
+const DISK_SNAPSHOTS_MAX = 1024
 const BACKING_NAME_BYTES_MAX = 1023
 
 /** A header that was checked. Offsets and sizes in bytes. */
@@ -231,7 +231,7 @@ export type NewHeader = {
   readonly backing: { readonly name: string; readonly format: 'raw' | 'qcow2' } | undefined
 }
 
-/** The first cluster of a new image of version 3, without its tables; undefined if the backing file's name is too long. */
+/** The first cluster of a new image, without tables; undefined if the backing file's name is too long. */
 export function newHeader({ clusterBits, backing }: NewHeader): Uint8Array | undefined {
   const bytes = new Uint8Array(2 ** clusterBits)
   const view = new DataView(bytes.buffer)

@@ -123,7 +123,7 @@ class Rebuilding {
 
   /** Counts the L2 tables that an L1 table has, and the L1 table itself if it is to stay at `offset`. */
   #countL1(l1: Uint8Array, offset: number): void {
-    for (let at = 0; offset >= 0 && at < l1.length; at += this.#clusterBytes) {
+    for (let at = offset < 0 ? l1.length : 0; at < l1.length; at += this.#clusterBytes) {
       const cluster = (offset + at) / this.#clusterBytes
       if (this.#counts[cluster] !== 0) throw this.#damaged('two tables lie in one place')
       this.#point(cluster, TABLE, 1)
@@ -264,12 +264,12 @@ class Rebuilding {
     return { refcountOffset: this.#append(table), refcountClusters: clusters }
   }
 
-  /** Room of clusters that nothing points at. What can't be given back stays, and is used again. */
+  /** Room of clusters that nothing points at any more. */
   #giveBack(): void {
     for (let from = 0; from < this.#before;) {
       let to = from
       while (to < this.#before && (this.#counts[to]! & COUNT) === 0) to++
-      if (to > from) this.#file.zero(from * this.#clusterBytes, (to - from) * this.#clusterBytes, true)
+      if (to > from) this.#file.giveBack(from * this.#clusterBytes, (to - from) * this.#clusterBytes)
       from = to + 1
     }
   }

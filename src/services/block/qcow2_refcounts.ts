@@ -42,7 +42,7 @@ export function setRefcount(view: DataView, order: number, i: number, count: num
   }
 }
 
-/** The refcounts of an image that is written to. Answers are ≥ 0 or a negated errno; -EIO also if it is inconsistent. */
+/** The refcounts of an image that is written to. Answers are ≥ 0 or a negated errno, -EIO if it is inconsistent. */
 export class Refcounts {
   /** How many clusters the last `allocate` got. */
   got = 0
@@ -111,7 +111,7 @@ export class Refcounts {
   /** One less points at `cluster`. How many still do. */
   release(cluster: number): number {
     const block = Math.floor(cluster / this.#perBlock)
-    if (!(cluster < this.capacity) || this.#offset(block) === 0) return this.#damaged('a cluster in use has no refcount')
+    if (cluster >= this.capacity || this.#offset(block) === 0) return this.#damaged('a cluster in use has no refcount')
     const slot = this.#slot(block, cluster)
     if (slot < 0) return slot
     const view = this.#blocks.view(slot)

@@ -1,4 +1,4 @@
-// services/block/qcow2_tables.ts: where the clusters of a qcow2 disk are: its L1 table, its L2 tables, and their changes.
+// services/block/qcow2_tables.ts: where the clusters of a qcow2 disk are: its L1 and L2 tables, and their changes.
 //
 // Hot path: no allocation, no closures, numbers and typed arrays only. So `find` and `allocate` answer in fields.
 //
@@ -114,7 +114,9 @@ export class Tables {
     if (kind === PLAIN && first >= this.#file.sizeBytes) return this.damaged('a cluster lies outside the file')
     let run = cluster - inCluster
     let next = first + cluster
-    while (run < length && kind !== PACKED) {
+    // Compressed clusters come one by one.
+    const most = kind === PACKED ? run : length
+    while (run < most) {
       at += 8
       const nextHigh = view.getUint32(at)
       const nextLow = view.getUint32(at + 4)
@@ -174,7 +176,7 @@ export class Tables {
     return 0
   }
 
-  /** A place for up to `wanted` clusters from `position` on, `got` of them: the first one's number. `own` was called. */
+  /** A place for up to `wanted` clusters from `position` on, `got` of them: the first one's number. After `own`. */
   take(position: number, wanted: number): number {
     const kept = this.#kept(position)
     if (kept > 0) {
@@ -336,8 +338,7 @@ export class Tables {
   }
 
   #unmap(from: number, to: number): void {
-    // That it can't be done changes nothing: the room is used again.
-    if (to > from) this.#file.zero(from * this.#clusterBytes, (to - from) * this.#clusterBytes, true)
+    if (to > from) this.#file.giveBack(from * this.#clusterBytes, (to - from) * this.#clusterBytes)
   }
 
   /** Marks the image as inconsistent: -EIO. */

@@ -24,7 +24,8 @@ export function run(program: string, ...args: readonly string[]): string {
 
 /** What qemu-img finds in an image: nothing may be corrupt; leaks are counted. */
 export function leaksOf(path: string): number {
-  const { stdout, stderr } = spawnSync('qemu-img', ['check', '--output=json', '-f', 'qcow2', path], { encoding: 'utf8' })
+  const args = ['check', '--output=json', '-f', 'qcow2', path]
+  const { stdout, stderr } = spawnSync('qemu-img', args, { encoding: 'utf8' })
   const found = JSON.parse(stdout) as { corruptions?: number; leaks?: number; 'check-errors': number }
   if ((found.corruptions ?? 0) > 0 || found['check-errors'] > 0) throw new Error(`${stdout}${stderr}`)
   return found.leaks ?? 0
@@ -59,12 +60,16 @@ export class MemoryFile implements ImageFile {
   readonly changes: Change[] = []
   failAfter = Infinity
   failWith = 0
+  // With room behind it, so that a file that grows isn't copied for each write.
+  #room: Uint8Array
   #bytes: Uint8Array
 
   constructor(bytes: Uint8Array) {
-    this.#bytes = Uint8Array.from(bytes)
+    this.#room = Uint8Array.from(bytes)
+    this.#bytes = this.#room
   }
 
+  /** What is in it; its buffer is another one when it has grown. */
   get bytes(): Uint8Array { return this.#bytes }
   get sizeBytes(): number { return this.#bytes.length }
 
@@ -78,7 +83,13 @@ export class MemoryFile implements ImageFile {
     if (--this.failAfter < 0) return this.failWith
     const bytes = memory.slice(offset, offset + length)
     this.changes.push({ position, bytes })
-    this.#bytes = applied(this.#bytes, position, bytes)
+    if (position + length > this.#room.length) {
+      const larger = new Uint8Array(2 * (position + length))
+      larger.set(this.#bytes)
+      this.#room = larger
+    }
+    this.#bytes = this.#room.subarray(0, Math.max(this.#bytes.length, position + length))
+    this.#bytes.set(bytes, position)
     return 0
   }
 
@@ -93,22 +104,14 @@ export class MemoryFile implements ImageFile {
     return room === 0 ? 0 : this.write(position, new Uint8Array(room), 0, room)
   }
 
+  giveBack(position: number, length: number): void {
+    this.zero(position, length)
+  }
+
   sizeOnDisk(): number { return this.#bytes.length }
   dataFrom(position: number): number { return position < this.#bytes.length ? position : -1 }
   dataEnd(): number { return this.#bytes.length }
   close(): number { return 0 }
-}
-
-/** A file's bytes after a write. */
-export function applied(file: Uint8Array, position: number, bytes: Uint8Array): Uint8Array {
-  const end = position + bytes.length
-  let whole = file
-  if (end > file.length) {
-    whole = new Uint8Array(end)
-    whole.set(file)
-  }
-  whole.set(bytes, position)
-  return whole
 }
 
 /** A sequence of requests, as a guest makes them, to a disk and to a model of it. `done` is told of each. */

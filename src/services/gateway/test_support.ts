@@ -14,7 +14,7 @@ type Timer = { readonly at: number; readonly order: number; readonly what: () =>
 
 /** Time that passes when a test says so. */
 export class TestClock implements Clock {
-  readonly random: () => number
+  random: () => number
   #now = 1000
   #order = 0
   readonly #timers = new Set<Timer>()

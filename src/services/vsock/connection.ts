@@ -2,8 +2,8 @@
 //
 // Credit (Virtio 1.3 §5.10.6.3): each side says in every packet how large its buffer is (buf_alloc) and how many bytes
 // it has taken out of it (fwd_cnt, modulo 2^32); the other may have so many under way and no more. A peer that sends
-// more, or has taken what was never sent, breaks the connection. What it says that it can hold is believed up to our own
-// bound, as what we send waits in this process until the guest gives room.
+// more, or has taken what was never sent, breaks the connection. What it says that it can hold is believed up to our
+// own bound, as what we send waits in this process until the guest gives room.
 //
 // Received bytes are copied together: a peer that sends them one by one costs no more memory than its buffer.
 // Elsewhere: who has which connection (vsock.ts), packets as bytes (packet.ts).

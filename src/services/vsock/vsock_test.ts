@@ -4,7 +4,6 @@ import assert from 'node:assert/strict'
 import { randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { duplexPair, type Duplex } from 'node:stream'
-import { buffer } from 'node:stream/consumers'
 import { test } from 'node:test'
 import { setImmediate as turn } from 'node:timers/promises'
 import fc from 'fast-check'
@@ -29,6 +28,14 @@ function byHand(room = true): { host: Vsock; heard: Packet[]; say(packet: Partia
     dstPort: PORT, type: 1, op: VIRTIO_VSOCK_OP_RW, flags: 0, bufAlloc: 65_536, fwdCnt: 0, payload: new Uint8Array(0),
     ...packet }))
   return { host, heard, say, last: () => heard.at(-1)! }
+}
+
+/** All that is read. (An async iterator would destroy the stream at the end of what is read.) */
+async function buffer(stream: Duplex): Promise<Buffer> {
+  const pieces: Buffer[] = []
+  stream.on('data', (piece: Buffer) => pieces.push(piece))
+  await once(stream, 'end')
+  return Buffer.concat(pieces)
 }
 
 /** A connection of the guest that is played by hand. */
@@ -68,7 +75,8 @@ function pair(isTight: () => boolean = () => false): { host: Vsock; guest: Vsock
 test('two endpoints give each other what was written, in order, both ways, and nothing is left of the connection',
   async () => {
     const sizes = fc.array(fc.integer({ min: 1, max: 300_000 }), { maxLength: 6 })
-    await fc.assert(fc.asyncProperty(sizes, sizes, fc.array(fc.boolean(), { minLength: 1 }), async (up, down, tight) => {
+    const rooms = fc.array(fc.boolean(), { minLength: 1 })
+    await fc.assert(fc.asyncProperty(sizes, sizes, rooms, async (up, down, tight) => {
       let at = 0
       const { host, guest } = pair(() => tight[at++ % tight.length]!)
       const accepted = Promise.withResolvers<Duplex>()
@@ -102,7 +110,7 @@ test('a reader that reads nothing holds the writer up at the size of its buffer'
   const accepted = Promise.withResolvers<Duplex>()
   host.listen(PORT, accepted.resolve)
   const near = await guest.connect(PORT)
-  const far = await accepted.promise
+  const far = (await accepted.promise).on('error', () => {})
   let done = 0
   const sent = (async () => {
     for (let i = 0; i < 40; i++) {
@@ -139,9 +147,10 @@ test('reset ends all connections, and the guest may connect again', async () => 
   assert.ok(streams[0]!.destroyed && host.size === 0)
   // What the guest still sends is answered by a reset.
   near.write('x')
-  await once(near, 'close')
-  await guest.connect(PORT)
+  while (!near.destroyed) await turn()
+  const again = await guest.connect(PORT)
   assert.equal(streams.length, 2)
+  again.on('error', () => {}).destroy()
 })
 
 test('packets of another address, to another address and of a wrong length are dropped without an answer', () => {
@@ -254,7 +263,8 @@ test('a guest that uses the port of a connection again has a new one', async () 
   const { host, say, last, errors, stream } = opened()
   say({ op: VIRTIO_VSOCK_OP_REQUEST })
   await turn()
-  assert.deepEqual([last().op, host.size, errors, stream.destroyed], [VIRTIO_VSOCK_OP_RESPONSE, 1, ['ECONNRESET'], true])
+  assert.deepEqual([last().op, host.size, errors], [VIRTIO_VSOCK_OP_RESPONSE, 1, ['ECONNRESET']])
+  assert.ok(stream.destroyed)
 })
 
 test('no packet of a guest makes the host throw, or hold more than its bounds', async () => {
@@ -318,7 +328,8 @@ test('vsockOver carries packets however the stream is cut, and ends everything w
 test('vsockOver breaks a line with a packet of an impossible length', async () => {
   const [near, far] = duplexPair()
   vsockOver(near, CID)
+  far.on('error', () => {})
   far.write(Buffer.from([0xff, 0, 0, 0]))
-  await once(near, 'close')
+  while (!near.closed) await turn()
   assert.ok(near.destroyed)
 })
