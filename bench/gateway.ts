@@ -1,4 +1,4 @@
-// bench/gateway.ts: a machine's way out: TCP through the gateway in user space, against TCP over the loopback interface.
+// bench/gateway.ts: a machine's way out: TCP through the gateway in user space, against the loopback interface.
 //
 // The guest's side runs in a thread of its own, as a guest has processors of its own: by the gateway's own code from
 // the other side, over a Unix socket as an engine's network card has it. The baseline is two threads of plain Node.

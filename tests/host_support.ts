@@ -73,7 +73,7 @@ export async function startHost(args: readonly string[] = [], given?: string): P
       await running.ended
       // A process that was just being started shows up late.
       for (let i = 0; i < 3; i++) {
-        for (const pid of processesOf(state)) process.kill(pid, 'SIGKILL')
+        for (const pid of processesOf(state)) endGroup(pid)
         await sleep(20)
       }
       rmSync(state, { recursive: true, force: true, maxRetries: 5 })
@@ -97,6 +97,15 @@ Promise<T> {
     if (found !== undefined && found !== false) return found
     if (performance.now() > until) throw new Error(`It never came to be that ${what}`)
     await sleep(20)
+  }
+}
+
+/** Ends a process with what it has started: it is the first of its group. */
+function endGroup(pid: number): void {
+  try {
+    process.kill(-pid, 'SIGKILL')
+  } catch {
+    process.kill(pid, 'SIGKILL')
   }
 }
 

@@ -392,7 +392,9 @@ int main(int argc, char **argv) {
   bool has_socket = true;
   int i = 1;
   // A program that is started without them would get a pipe of ours as one.
-  for (int fd = open("/dev/null", O_RDWR); fd >= 0 && fd <= 2; fd = dup(fd)) continue;
+  int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+  while (null >= 0 && null <= 2) null = dup(null);
+  if (null >= 0) close(null);
   for (; i < argc && argv[i][0] == '-'; i++) {
     const char *value = i + 1 < argc ? argv[i + 1] : NULL;
     if (strcmp(argv[i], "--version") == 0) return printf("%d %s\n", AGENT_PROTOCOL_VERSION, SOURCE) < 0;

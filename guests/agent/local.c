@@ -228,19 +228,46 @@ static bool read_head(int fd, uint32_t *error, uint32_t *value, size_t *size) {
   return false;
 }
 
-// Both ways until both have ended.
+// One direction of a connection: what was read and isn't written yet. -1: that end is done with.
+struct flow { int from, to; size_t at, size; char bytes[65536]; };
+
+static void flow_read(struct flow *flow) {
+  ssize_t got = read(flow->from, flow->bytes, sizeof flow->bytes);
+  if (got < 0 && (errno == EAGAIN || errno == EINTR)) return;
+  flow->at = 0;
+  flow->size = got > 0 ? got : 0;
+  if (got <= 0) flow->from = -1;
+}
+
+// Not more than what a pipe takes at once if it takes anything: neither direction may hold the other up.
+static void flow_write(struct flow *flow) {
+  size_t size = flow->size - flow->at < 4096 ? flow->size - flow->at : 4096;
+  ssize_t sent = write(flow->to, flow->bytes + flow->at, size);
+  if (sent > 0) flow->at += sent;
+  if (sent < 0 && errno != EAGAIN) flow->from = -1, flow->at = flow->size;
+}
+
+// Both ways until the other side has ended: this one may have ended long before.
 static int carry(int fd) {
-  struct pollfd ends[2] = { { 0, POLLIN, 0 }, { fd, POLLIN, 0 } };
-  char piece[65536];
-  while (ends[1].fd >= 0 && poll(ends, 2, -1) >= 0) {
-    for (int i = 0; i < 2; i++) {
-      if (!ends[i].revents) continue;
-      ssize_t got = read(ends[i].fd, piece, sizeof piece);
-      if (got > 0 && write_all(i == 0 ? fd : 1, piece, got)) continue;
-      if (i == 0) shutdown(fd, SHUT_WR);
-      ends[i].fd = -1;
-      ends[i].revents = 0;
+  static struct flow up, down;
+  bool has_ended = false;
+  up.from = 0, up.to = down.from = fd, down.to = 1;
+  fcntl(fd, F_SETFL, O_NONBLOCK);
+  while (down.from >= 0 || down.at < down.size) {
+    bool up_waits = up.at < up.size, down_waits = down.at < down.size;
+    if (up.from < 0 && !up_waits && !has_ended) {
+      shutdown(fd, SHUT_WR);
+      has_ended = true;
     }
+    struct pollfd ends[4] = {
+      { up_waits ? -1 : up.from, POLLIN, 0 }, { up_waits ? up.to : -1, POLLOUT, 0 },
+      { down_waits ? -1 : down.from, POLLIN, 0 }, { down_waits ? down.to : -1, POLLOUT, 0 },
+    };
+    if (poll(ends, 4, -1) < 0) return 1;
+    if (ends[0].revents) flow_read(&up);
+    if (ends[1].revents) flow_write(&up);
+    if (ends[2].revents) flow_read(&down);
+    if (ends[3].revents) flow_write(&down);
   }
   return 0;
 }

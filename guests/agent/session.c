@@ -416,10 +416,13 @@ static bool read_output(struct session *one, int *fd, int channel) {
 // Nothing more comes of its process but what is in the pipes, and that only while there is room for it. What others
 // write that have the pipes, too, has no end.
 static void end_if_over(struct session *one) {
-  while (one->late < LATE_BYTES_MAX && (read_output(one, &one->out, 1) || read_output(one, &one->err, 2))) continue;
+  while (one->late < LATE_BYTES_MAX && (read_output(one, &one->out, 1) || read_output(one, &one->err, 2))) {
+    continue;
+  }
   bool is_held_back = one->room == 0 || !has_room();
   struct pollfd left[2] = { { one->out, POLLIN, 0 }, { one->err, POLLIN, 0 } };
-  if (is_held_back && one->late < LATE_BYTES_MAX && poll(left, 2, 0) > 0 && ((left[0].revents | left[1].revents) & POLLIN)) return;
+  if (is_held_back && one->late < LATE_BYTES_MAX && poll(left, 2, 0) > 0 &&
+      ((left[0].revents | left[1].revents) & POLLIN)) return;
   int error;
   if (one->status_fd >= 0 && read(one->status_fd, &error, sizeof error) == sizeof error) {
     send_exit(one->id, NOT_STARTED, error);

@@ -276,7 +276,7 @@ static void take_pax(struct meta *meta, const char *text, size_t size) {
     if (key == 4 && memcmp(record, "path", 4) == 0) keep(meta->path, equals + 1, value), meta->has_path = true;
     if (key == 8 && memcmp(record, "linkpath", 8) == 0) keep(meta->link, equals + 1, value), meta->has_link = true;
     if (key == 4 && memcmp(record, "size", 4) == 0) meta->size = strtoull(equals + 1, NULL, 10), meta->has_size = true;
-    if (key >= 11 && memcmp(record, "GNU.sparse.", 11) == 0) die("the archive has files with holes of a kind of its own");
+    if (key >= 11 && memcmp(record, "GNU.sparse.", 11) == 0) die("the archive has files with holes");
     at += length;
   }
 }

@@ -40,8 +40,7 @@ mkdir -p /run/cellar /root.new/dev /root.new/proc /root.new/sys /root.new/run /r
 cp /bin/busybox /run/cellar/busybox
 cp -a /etc/cellar /run/cellar/etc
 mkdir /run/cellar/bin
-/bin/busybox --install -s /run/cellar/bin
-for name in /run/cellar/bin/*; do ln -sf /run/cellar/busybox "$name"; done
+/run/cellar/busybox --install -s /run/cellar/bin
 [ -e /root.new/etc/cellar ] || ln -s /run/cellar/etc /root.new/etc/cellar
 mkdir -p /root.new/lib/modules && mount -t tmpfs modules /root.new/lib/modules 2>/dev/null &&
   cp -a /lib/modules/* /root.new/lib/modules/

@@ -4,6 +4,7 @@
 import { z } from 'zod'
 import { CellarError } from '../base/errors.ts'
 import { signals } from '../base/signals.ts'
+import { parseSize } from '../base/units.ts'
 import type { GuestView, LogLine, Phase } from '../host/operator.ts'
 import { GUEST_SPEC, NAME } from '../host/spec.ts'
 import { permitProject } from './auth.ts'
@@ -199,6 +200,18 @@ const ARCHIVE_BYTES_MAX = 2 ** 40
 const filesAt = z.strictObject({ path: z.string().min(1).max(4095).default('/').describe('A path in the guest') })
 
 const files: Route[] = [
+  route({
+    method: 'POST', path: `${ONE}/resize`, name: 'resizeGuest', scope: 'write',
+    summary: 'Ask a machine that runs to do with less memory, or to take back what it had',
+    body: json(z.strictObject({ memory: z.string().describe('A size, such as 128MiB') })),
+    answer: { status: 200, what: 'The guest', schema: GUEST },
+    errors: ['NOT_FOUND', 'CELL_WORD', 'GUEST_NOT_RUNNING', 'GUEST_UNSUPPORTED'],
+    handle: async (ask) => {
+      const bytes = parseSize(ask.body.memory)
+      if (bytes === undefined) throw new CellarError('REQUEST_INVALID', [`"${ask.body.memory}" is no size`])
+      return ok(await ask.operator.resizeGuest(...address(ask), bytes, ask.actor))
+    },
+  }),
   route({
     method: 'GET', path: `${ONE}/files`, name: 'readGuestFiles', scope: 'write', query: filesAt,
     summary: 'Files of a machine that runs, as a tar archive, through its agent',

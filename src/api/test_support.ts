@@ -212,6 +212,7 @@ export class FakeOperator implements Operator {
     }
     return this.guest(project, name)
   }
+  async resizeGuest(project: string, name: string): Promise<GuestView> { return this.guest(project, name) }
   async pauseGuest(project: string, name: string): Promise<GuestView> {
     return this.#become(this.#running('pause', project, name), { phase: 'paused' })
   }

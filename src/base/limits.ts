@@ -47,6 +47,9 @@ export const WASM_PAGE_BYTES = 65_536
 /** Pages of a memory32: 4 GiB. */
 export const WASM_PAGES_MAX = 65_536
 
+/** The least that a machine's balloon leaves it: a kernel with less is killed by its own want of memory. */
+export const MACHINE_MEMORY_BYTES_MIN = 32 * 1024 * 1024
+
 /** Pages of 64 KiB of a machine in a snapshot, its disks' with its RAM's: 1 TiB. */
 export const MACHINE_PAGES_MAX = 16_777_216
 

@@ -55,6 +55,13 @@ export const GUEST_COMMANDS: readonly Command[] = [
     load: async () => (await import('./guest_verbs.ts')).resumeGuests,
   },
   {
+    name: 'resize', group: 'Guests', summary: 'Ask a machine to do with less memory, or give it back',
+    about: "A balloon in the guest takes what it can spare, and gives it back to the host: see 'stats -o wide'. Never\n" +
+      'more than the machine was started with; a restart begins with all of it.',
+    examples: ['resize debian 128MiB'], flags: PLAIN, words: [GUEST, { label: 'SIZE' }],
+    load: async () => (await import('./guest_verbs.ts')).resizeGuest,
+  },
+  {
     name: 'rm', aliases: ['delete'], group: 'Guests', summary: 'Remove guests, with their logs',
     examples: ['rm web', 'rm --force web db'],
     flags: { force: { short: 'f', help: 'Those that run, too: they are killed' }, ...PLAIN }, words: GUESTS,

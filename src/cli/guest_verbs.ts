@@ -7,6 +7,7 @@ import { CellarError } from '../base/errors.ts'
 import type { GuestView, Phase } from '../host/operator.ts'
 import type { Call } from './commands.ts'
 import { durationNs, each, printWhole } from './output.ts'
+import { print } from './print.ts'
 
 /** A wait at the host ends before proxies and our own patience do; then we ask again. */
 export const WAIT_MS = 30_000
@@ -24,6 +25,14 @@ export async function stopGuests(call: Call): Promise<number> { return await pos
 export async function killGuests(call: Call): Promise<number> { return await post(call, 'kill') }
 /** `cellar restart`. */
 export async function restartGuests(call: Call): Promise<number> { return await post(call, 'restart', BEGIN_WAIT) }
+/** `cellar resize`. */
+export async function resizeGuest({ client, words: [name, memory] }: Call): Promise<number> {
+  const host = await client()
+  await host.ask('POST', host.path('guests', name!, 'resize'), { body: { memory } })
+  print(`${name}\n`)
+  return 0
+}
+
 /** `cellar pause`. */
 export async function pauseGuests(call: Call): Promise<number> { return await post(call, 'pause') }
 /** `cellar resume`. */

@@ -31,7 +31,8 @@ export async function importAny(call: Call): Promise<number> {
   if (words.length > 0) {
     const flag = file ?? root ?? machine
     if (flag === undefined) return await importImage(call)
-    throw new CellarError('USAGE', [`Cannot use --${flag} with "${words[0]}": that is for machines, a word is a program`])
+    throw new CellarError('USAGE', [
+      `Cannot use --${flag} with "${words[0]}": that is for machines, a word is a program`])
   }
   if (file !== undefined && root !== undefined) {
     throw new CellarError('USAGE', [`Cannot use --${file} with --${root}: a machine has one of the two`])

@@ -80,7 +80,8 @@ async function hostHere(call: Call): Promise<void> {
 async function give(call: Call, folder: string, digest: string, name: string): Promise<number> {
   const host = await call.client()
   chmodSync(join(folder, '..'), 0o755)
-  const begun = await host.ask<OperationView>('POST', '/v1/images/pull', { body: { reference: `oci:${folder}:${TAG}` } })
+  const begun = await host.ask<OperationView>('POST', '/v1/images/pull',
+    { body: { reference: `oci:${folder}:${TAG}` } })
   const status = await finish(host, [begun], { cancels: true })
   if (status !== 0) return status
   await host.ask('POST', '/v1/images/tag', { body: { reference: digest, name } })

@@ -37,9 +37,20 @@ const COLUMNS: readonly Column<Sample>[] = [
   figure('CALLS', ({ hypercalls }, before) => String(Math.max(0, hypercalls - (before?.hypercalls ?? 0)))),
   figure('UPTIME', ({ ageNs }) => span(ageNs / 1e6)),
   figure('PCPU', ({ pcpu }) => String(pcpu)),
+  { head: 'EXITS', wide: true, number: true, of: ({ figures }) => figures?.machine === undefined ? ''
+    : String(Object.values(figures.machine.exits).reduce((sum, count) => sum + count, 0)) },
+  { head: 'MOST OF THEM', wide: true, of: ({ figures }) => mostOf(figures?.machine?.exits ?? {}) },
+  { head: 'BALLOON', wide: true, number: true, of: ({ figures }) => figures?.machine === undefined ? ''
+    : formatSize(figures.machine.balloonBytes) },
   { head: 'WAITED FOR', wide: true, of: ({ figures }) =>
     figures?.waitedFor.slice(0, 3).map(([id]) => id).join(', ') ?? '' },
 ]
+
+/** The three exits that a machine has most of: `IO 1200, MMIO 300, HLT 90`. */
+function mostOf(exits: Readonly<Record<string, number>>): string {
+  return Object.entries(exits).filter(([, count]) => count > 0).sort(([, a], [, b]) => b - a).slice(0, 3)
+    .map(([reason, count]) => `${reason.replace(/^KVM_EXIT_/, '')} ${count}`).join(', ')
+}
 
 /** `cellar stats [GUEST…]`. */
 export async function stats(call: Call): Promise<number> {

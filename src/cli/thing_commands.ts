@@ -53,8 +53,9 @@ const IMAGE_COMMANDS: readonly Command[] = [
   },
   {
     name: 'image import', group: 'Images', summary: 'Make an image of a program, or of what a machine is made of',
-    about: 'A machine is a kernel with an initrd and disks, a disk that boots by itself (a cloud image), or the files ' +
-      'of an image for containers under a kernel that there is. It is made here, and given to the host on this machine.',
+    about: 'A machine is a kernel with an initrd and disks, a disk that boots by itself (a cloud image), or the ' +
+      'files of an image for containers under a kernel that there is. It is made here, and given to the host on this ' +
+      'machine.',
     usage: ['image import PROGRAM.wasm [NAME]', 'image import --kernel FILE [--initrd FILE] [--disk FILE…] --name NAME',
       'image import --disk FILE [--seed USER-DATA] --name NAME', 'image import --rootfs IMAGE --name NAME'],
     examples: ['image import app.wasm app:1.2',
@@ -67,13 +68,14 @@ const IMAGE_COMMANDS: readonly Command[] = [
   },
   {
     name: 'image debian', group: 'Images', summary: 'Make an image of a small Debian guest, with a kernel',
-    about: "The distribution's packages are fetched by apt and unpacked here, with no root. The guest lives in its RAM " +
-      'and starts in a second or two; with --disk what --packages names lies on a disk, and changes are kept.',
+    about: "The distribution's packages are fetched by apt and unpacked here, with no root. The guest lives in its " +
+      'RAM and starts in a second or two; with --disk what --packages names lies on a disk, and changes are kept.',
     examples: ['image debian', 'image debian --packages curl,python3-minimal --name tools',
       'image debian --release trixie --name trixie'],
     flags: {
       name: { value: 'NAME', help: 'What the image is called (default: debian)' },
-      packages: { value: 'NAME,…', many: true, help: 'Packages of Debian that the guest has, too, with what they need' },
+      packages: { value: 'NAME,…', many: true,
+        help: 'Packages of Debian that the guest has, too, with what they need' },
       disk: { value: 'SIZE', help: 'Packages lie on a disk, and changes to it, up to this size, are kept' },
       release: { value: 'RELEASE', help: "Of Debian, such as bookworm (default: this machine's)" },
       mirror: { value: 'URL', help: "Where Debian is fetched from (default: this machine's mirror)" },

@@ -134,7 +134,9 @@ class CellProcess {
     else if ('pool' in message) this.#cells.setPool(message.pool, message.to)
     else if ('drop' in message) for (const ticket of message.drop) closeFd(this.#receiver.take(ticket) ?? -1)
     else if ('figures' in message) void this.#figures(message.figures)
-    else if ('resolved' in message || 'peers' in message || 'forkMachine' in message) return // A machine's.
+    else if ('resolved' in message || 'peers' in message || 'forkMachine' in message || 'resize' in message) {
+      return // A machine's.
+    }
     else if ('dialled' in message) this.#dials.get(message.dialled)?.(message)
     else if ('incoming' in message) {
       const errno = this.#cells.incoming(message.incoming, message.port, message.ticket)

@@ -6,10 +6,10 @@
 import { randomBytes } from 'node:crypto'
 import { join } from 'node:path'
 import { CellarError } from '../base/errors.ts'
-import { GUESTS_MAX } from '../base/limits.ts'
+import { GUESTS_MAX, MACHINE_MEMORY_BYTES_MIN } from '../base/limits.ts'
 import { signals } from '../base/signals.ts'
-import { parseSize } from '../base/units.ts'
-import { admit, ofHost, ofPool, type Capacity, type Promised } from './admission.ts'
+import { formatSize, parseSize } from '../base/units.ts'
+import { admit, memoryLimit, ofHost, ofPool, type Capacity, type Promised } from './admission.ts'
 import { complete, type OfImage } from './complete.ts'
 import { areLive, changedFields, guestSpecs, planApply } from './apply.ts'
 import { parseRules } from './egress.ts'
@@ -155,6 +155,19 @@ export class GuestActions {
       await guest.reaches(ENDED, STOP_MS_MAX)
     }
     return guest.view()
+  }
+
+  /** Asks a machine's balloon to leave it so much memory. Throws CELL_WORD, GUEST_NOT_RUNNING, GUEST_UNSUPPORTED. */
+  resize({ row, handle }: Guest, memoryBytes: number): void {
+    const { id, run, name, phase, spec } = row
+    if (spec.machine === undefined) throw new CellarError('CELL_WORD', [name, 'resize'])
+    if (phase !== 'running' || handle?.link === undefined) throw new CellarError('GUEST_NOT_RUNNING', [name, phase])
+    const most = memoryLimit(spec)
+    if (memoryBytes > most || memoryBytes < MACHINE_MEMORY_BYTES_MIN) {
+      throw new CellarError('GUEST_UNSUPPORTED', [name, `its memory can be ${formatSize(MACHINE_MEMORY_BYTES_MIN)} to ${
+        formatSize(most)} while it runs: ${formatSize(memoryBytes)} is asked for`])
+    }
+    handle.link.send({ resize: id, run, memoryBytes })
   }
 
   async remove(guest: Guest, force: boolean): Promise<void> {

@@ -292,6 +292,11 @@ export class Host implements Operator {
     await this.#snapshots.pause(guest)
     return guest.view()
   }
+  resizeGuest: Operator['resizeGuest'] = async (project, name, memoryBytes) => {
+    const guest = this.#state.guest(project, name)
+    this.#guests.resize(guest, memoryBytes)
+    return guest.view()
+  }
   resumeGuest: Operator['resumeGuest'] = (project, name) =>
     this.#starting(() => this.#resume(this.#state.guest(project, name)))
   async #resume(guest: Guest): ReturnType<Operator['resumeGuest']> {

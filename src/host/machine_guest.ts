@@ -137,6 +137,7 @@ export class MachineGuest {
       return
     }
     if ('stop' in message) this.#stop(message.signal)
+    else if ('resize' in message) this.#engine?.balloon(Math.max(0, this.#ramBytes - message.memoryBytes))
     else if ('pause' in message) void this.#pause(message.paused).catch((error: unknown) => this.#parts.die(error))
     else this.snapshots.heard(message)
   }

@@ -24,6 +24,11 @@ import type { GuestLaunch, Peer, ToProcess } from './protocol.ts'
 /** The network that all guests of a project are in, as far as addresses go: 10.77.0.0/16. */
 const NETWORK_NUMBER = 77
 const MTU = 1500
+/**
+ * Every machine's own end of its wire, which has nobody else on it: a guest that was copied keeps the MAC address that
+ * its driver knows, and asks for the address of its new life by DHCP.
+ */
+const WIRE_MAC = '02:ce:11:4d:00:01'
 /** What may stand behind names of peers. */
 const DOMAIN = 'cellar.internal'
 /** Of port 0: a line of frames between two machines. */
@@ -59,7 +64,7 @@ export class MachineNet {
     this.#tapFd = machine!.tap === undefined ? undefined : receiver.take(machine!.tap)
     if (machine!.tap !== undefined) return
     this.#gateway = new Gateway({
-      ...addressesOf(NETWORK_NUMBER, machine!.address), mtu: MTU, hostname: name, domain: DOMAIN,
+      ...addressesOf(NETWORK_NUMBER, machine!.address), mac: WIRE_MAC, mtu: MTU, hostname: name, domain: DOMAIN,
       peers: (peer) => this.#addressOf(peer), nameOf: (address) => this.#names.get(address),
     }, {
       dial: async (host, port) => await this.#connect(host, port),
@@ -81,13 +86,13 @@ export class MachineNet {
   /** A card for a new engine, which owns its descriptor. */
   connect(): NicSpec[] {
     const { machine } = this.#launch
-    const { mac } = addressesOf(NETWORK_NUMBER, machine!.address)
     if (this.#gateway === undefined) {
+      const { mac } = addressesOf(NETWORK_NUMBER, machine!.address)
       return this.#tapFd === undefined ? [] : [{ mac, fd: duplicateFd(this.#tapFd), kind: 'tap', mtu: MTU }]
     }
     const [ours, theirs] = socketPair()
     this.#gateway.attach(new FrameStream(socketOf(ours)))
-    return [{ mac, fd: theirs, kind: 'stream', mtu: MTU }]
+    return [{ mac: WIRE_MAC, fd: theirs, kind: 'stream', mtu: MTU }]
   }
 
   /** Published ports take connections from now on. */

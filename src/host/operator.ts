@@ -195,6 +195,8 @@ export interface Operator {
   waitGuest(project: string, name: string, phases: readonly Phase[], timeoutMs: number): Promise<GuestView>
   /** Keeps it from running; its connections and ports stay. */
   pauseGuest(project: string, name: string, by: Actor): Promise<GuestView>
+  /** Asks a machine that runs to do with so much of its memory, until it is told otherwise or started anew. */
+  resizeGuest(project: string, name: string, memoryBytes: number, by: Actor): Promise<GuestView>
   /** One that is paused or hibernated goes on. */
   resumeGuest(project: string, name: string, by: Actor): Promise<GuestView>
   /** Saves it while it runs. `stop`: and stops it there. A name that exists is moved to the new one. */

@@ -208,6 +208,7 @@ export class Processes {
         process.kill(pid, 'SIGKILL')
       } catch { /* It has just ended. */ }
     }
+    killGroup(handle)
   }
 
   // What a process has on its command line it can change, but not its user, which no other project has.
@@ -352,6 +353,7 @@ export class Processes {
     clearTimeout(handle.idle)
     handle.link?.close()
     handle.link = undefined
+    killGroup(handle)
     const { paths, store, log, events } = this.#parts
     const dead = join(paths.runs, `.dead-${handle.id}`)
     try {
@@ -384,6 +386,15 @@ ProcessHandle {
   return { id, project, runFolder, kind, engine: undefined, pid: 0, link: undefined, hasAnswered: false, guests: new Set(),
     volumes: new Map(), isDraining: false, idle: undefined, nextTicket: Math.floor(Math.random() * 2 ** 40),
     sayings: new Allowance(SAYINGS_MAX, SAYINGS_MS) }
+}
+
+// A machine process may have left a QEMU, which is in the group that began with it: a number that no other process gets
+// while anybody is in there.
+function killGroup({ kind, pid }: ProcessHandle): void {
+  if (kind !== 'machine' || pid <= 1) return
+  try {
+    process.kill(-pid, 'SIGKILL')
+  } catch { /* Nobody is in it. */ }
 }
 
 // A number of a process may be another's by now: ours has its run folder on its command line or as its folder.

@@ -164,6 +164,8 @@ export type ToProcess =
     readonly from?: Peer }
   /** Nobody will ask for these: a launch that came to nothing. Published ports are free again then. */
   | { readonly drop: readonly number[] }
+  /** Of a machine: asks its balloon to leave the guest so much of its memory. */
+  | { readonly resize: string; readonly run: number; readonly memoryBytes: number }
   /** Keeps it from running, or lets it again. Memory and stack stay where they are. */
   | { readonly pause: string; readonly run: number; readonly paused: boolean }
   /**

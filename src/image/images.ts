@@ -1,7 +1,8 @@
 // image/images.ts: the images of a host: names, and what they stand for in the store.
 //
-// A name leads to a manifest, the manifest to a configuration and a module, or a machine's kernel and disks. The manifest is put last: one that is in
-// the store is complete. What else is in the store, nobody refers to, until `collect` removes it.
+// A name leads to a manifest, the manifest to a configuration and a module, or a machine's kernel and disks. The
+// manifest is put last: one that is in the store is complete. What else is in the store, nobody refers to, until
+// `collect` removes it.
 //
 // An image that was made for containers becomes one of ours when it is pulled: its module, under a new manifest that
 // notes whose it was (MADE_OF). Its name leads to the new one, also `app@sha256:…` with the digest of the old.

@@ -89,7 +89,8 @@ export async function entryScript(image: string, entry: Entry, layers: Layers): 
   const start = uid === 0 && gid === 0 ? entry.argv
     : [busybox, 'start-stop-daemon', '-S', '-q', '-p', '/run/cellar/none', '-c', `${uid}:${gid}`, '-a', program!, '-x',
       program!, '--', ...rest]
-  return `# What the image says to run.\n${busybox} mkdir -p ${quoted(entry.cwd)}\ncd ${quoted(entry.cwd)} || exit 126\n` +
+  const cwd = quoted(entry.cwd)
+  return `# What the image says to run.\n${busybox} mkdir -p ${cwd}\ncd ${cwd} || exit 126\n` +
     `exec ${[busybox, 'env', '-i', ...env, ...start].map(quoted).join(' ')}\n`
 }
 
@@ -104,7 +105,8 @@ Promise<{ remote: Remote; tagOrDigest: string }> {
 }
 
 // USER, USER:GROUP, of names or numbers, as the image's files have them.
-async function userOf(image: string, text: string, layers: Layers): Promise<{ uid: number; gid: number; home: string }> {
+async function userOf(image: string, text: string, layers: Layers):
+Promise<{ uid: number; gid: number; home: string }> {
   const [user = '', group] = text.split(':')
   const rows = async (path: string): Promise<string[][]> =>
     ((await layers.file(path, ACCOUNTS_BYTES_MAX))?.toString('utf8') ?? '').split('\n').map((line) => line.split(':'))

@@ -19,7 +19,8 @@ suite('machine_cpio', () => {
     assert.deepEqual(entries, [
       ['dev', 'folder', 0o755, '', 0, 0], ['dev/console', 'char', 0o600, '', 5, 1],
       ['dev/vda', 'block', 0o660, '', 254, 0], ['init', 'file', 0o755, '#!/bin/sh\n', 0, 0],
-      ['bin', 'folder', 0o755, '', 0, 0], ['bin/sh', 'link', 0o777, 'busybox', 0, 0], ['empty', 'file', 0o644, '', 0, 0],
+      ['bin', 'folder', 0o755, '', 0, 0], ['bin/sh', 'link', 0o777, 'busybox', 0, 0],
+      ['empty', 'file', 0o644, '', 0, 0],
     ])
   })
 

@@ -1,13 +1,13 @@
 // image/machine_image.ts: images of machines: a kernel, an initrd, disks, and how they go together.
 //
 //   manifest  application/vnd.oci.image.manifest.v1+json, artifactType application/vnd.cellar.machine.v1+json
-//     config  application/vnd.cellar.machine.v1+json             { architecture, os, kernel, initrd, commandLine, disks … }
+//     config  application/vnd.cellar.machine.v1+json             { kernel, initrd, commandLine, disks … }
 //     layer   application/vnd.cellar.machine.kernel.v1           a bzImage, or an ELF file with a PVH entry
 //     layer   application/vnd.cellar.machine.initrd.v1           a cpio archive, compressed or not
 //     layer   application/vnd.cellar.machine.disk.v1.qcow2, ….raw
 //
-// Layers are kept and sent as machines use them: a disk's blob is opened where it lies, read-only, as itself or as what a
-// writable disk is based on. So nothing is unpacked when a machine starts; what is to be small is compressed inside
+// Layers are kept and sent as machines use them: a disk's blob is opened where it lies, read-only, as itself or as what
+// a writable disk is based on. So nothing is unpacked when a machine starts; what is to be small is compressed inside
 // (qcow2 clusters, squashfs, a bzImage). An image with no kernel has a boot loader on its first disk.
 //
 // All of it may be a stranger's: what the configuration says is checked, and that its parts are what they should be.
@@ -39,6 +39,7 @@ const DISKS_MAX = 8
 const VCPUS_MAX = 32
 const MEMORY_BYTES_MAX = 2 ** 40
 const MIB_2 = 2 * 1024 * 1024
+const NOTHING = 'it has neither kernel nor disk'
 
 const digest = z.string().refine(isDigest, 'must be sha256:HEX')
 const text = (max: number): z.ZodString => z.string().max(max).regex(/^[^\0]*$/, 'must not have a NUL')
@@ -87,6 +88,7 @@ export async function putBytes(store: BlobStore, bytes: Uint8Array): Promise<Par
 
 /** Makes an image of parts that are in the store; answers its manifest. Throws MACHINE_IMAGE_DAMAGED. */
 export async function makeMachineImage(store: BlobStore, image: string, config: MachineConfig): Promise<Buffer> {
+  if (config.kernel === undefined && config.disks.length === 0) throw damaged(image, NOTHING)
   const bytes = Buffer.from(JSON.stringify(config))
   const layer = (mediaType: string, one: string): Descriptor => ({ mediaType, digest: one, size: store.size(one)! })
   const layers = [
@@ -133,7 +135,9 @@ export async function checkMachineImage(store: BlobStore, image: string, manifes
 /** The image with this manifest, to be run. Throws NOT_FOUND, MACHINE_IMAGE_DAMAGED; `image`: its name in messages. */
 export function openMachineImage(store: BlobStore, image: string, manifestDigest: string): MachineImage {
   const manifest = readManifest(image, store.read(manifestDigest))
-  if ('manifests' in manifest || layoutOf(image, manifest).kind !== 'machine') throw damaged(image, 'it is no machine\'s')
+  if ('manifests' in manifest || layoutOf(image, manifest).kind !== 'machine') {
+    throw damaged(image, 'it is no machine\'s')
+  }
   return partsOf(store, image, manifest)
 }
 
@@ -158,7 +162,7 @@ function partsOf(store: BlobStore, image: string, manifest: Manifest): MachineIm
   const config = parsed.data
   const unknown = manifest.layers.find(({ mediaType }) => !KNOWN_TYPES.includes(mediaType))
   if (unknown !== undefined) throw damaged(image, `it has a part of a kind that isn't known: ${unknown.mediaType}`)
-  if (config.kernel === undefined && config.disks.length === 0) throw damaged(image, 'it has neither kernel nor disk')
+  if (config.kernel === undefined && config.disks.length === 0) throw damaged(image, NOTHING)
   const path = (what: string, mediaType: string, one: string): string => {
     const layer = manifest.layers.find((other) => other.digest === one && other.mediaType === mediaType)
     if (layer === undefined) throw damaged(image, `its ${what} isn't among its layers`)
@@ -170,7 +174,8 @@ function partsOf(store: BlobStore, image: string, manifest: Manifest): MachineIm
     config,
     kernel: config.kernel === undefined ? undefined : path('kernel', KERNEL_TYPE, config.kernel),
     initrd: config.initrd === undefined ? undefined : path('initrd', INITRD_TYPE, config.initrd),
-    disks: config.disks.map((one) => ({ ...one, path: path(`disk ${one.serial}`, DISK_TYPES[one.format], one.digest) })),
+    disks: config.disks.map((one) =>
+      ({ ...one, path: path(`disk ${one.serial}`, DISK_TYPES[one.format], one.digest) })),
   }
 }
 

@@ -1,8 +1,8 @@
 // image/machine_import.ts: machine images of an operator's files: a kernel, an initrd, disks, a cloud-init seed; or the
 // layers of a container's image under a kernel that there is.
 //
-// Each file is looked at first (machine_parts.ts), so that what is none is told by its own name. Raw disks become qcow2:
-// a cloud image of some GiB is mostly zeroes.
+// Each file is looked at first (machine_parts.ts), so that what is none is told by its own name. Raw disks become
+// qcow2: a cloud image of some GiB is mostly zeroes.
 
 import { join } from 'node:path'
 import { rmSync } from 'node:fs'
@@ -51,12 +51,13 @@ export async function importFiles(store: BlobStore, files: ImportFiles): Promise
     const { digest } = await putBytes(store, bytes)
     disks.push({ digest, format: 'raw', sizeBytes: bytes.length, readOnly: true, serial: SEED })
   }
-  return await makeMachineImage(store, 'given', { ...commonOf(files, COMMAND_LINE), kernel, initrd, disks, agent: false })
+  const common = commonOf(files, COMMAND_LINE)
+  return await makeMachineImage(store, 'given', { ...common, kernel, initrd, disks, agent: false })
 }
 
 /**
- * Makes an image whose root file system is a container image's. `kernel`: an image that has a kernel and an initramfs of
- * ours (`cellar image debian`). `upperBytes`: the disk for changes; undefined: they stay in RAM.
+ * Makes an image whose root file system is a container image's. `kernel`: an image that has a kernel and an initramfs
+ * of ours (`cellar image debian`). `upperBytes`: the disk for changes; undefined: they stay in RAM.
  */
 export async function importRootfs(store: BlobStore, { source, kernel, upperBytes, ...wishes }: Wishes & {
   readonly source: ContainerSource; readonly kernel: MachineImage; readonly upperBytes?: number | undefined }):
@@ -76,8 +77,9 @@ Promise<Buffer> {
   const initrd = Buffer.concat([first, Buffer.alloc((4 - first.length % 4) % 4), more.finish()])
   const common = commonOf(wishes, kernel.config.commandLine)
   return await makeMachineImage(store, reference, {
-    ...common, commandLine: [common.commandLine, ...words].join(' '), kernel: (await putPart(store, kernel.kernel)).digest,
-    initrd: (await putBytes(store, initrd)).digest, disks, agent: kernel.config.agent, entry,
+    ...common, commandLine: [common.commandLine, ...words].join(' '),
+    kernel: (await putPart(store, kernel.kernel)).digest, initrd: (await putBytes(store, initrd)).digest,
+    disks, agent: kernel.config.agent, entry,
   })
 }
 

@@ -43,7 +43,8 @@ export type InitramfsParts = {
 /** The archive, compressed, and whether the agent is in it. */
 export function makeInitramfs(parts: InitramfsParts): { readonly bytes: Buffer; readonly agent: boolean } {
   const cpio = new CpioWriter()
-  for (const name of ['dev', 'proc', 'sys', 'run', 'tmp', 'mnt', 'root']) cpio.folder(name, name === 'tmp' ? 0o1777 : 0o755)
+  for (const name of ['dev', 'proc', 'sys', 'run', 'mnt', 'root']) cpio.folder(name)
+  cpio.folder('tmp', 0o1777)
   cpio.device('dev/console', 'char', 5, 1).device('dev/null', 'char', 1, 3, 0o666)
   cpio.file('bin/busybox', parts.busybox, 0o755)
   for (const applet of parts.applets) if (!cpio.has(applet)) cpio.link(applet, '/bin/busybox')
@@ -72,7 +73,8 @@ export function kernelVersionOf(folder: string): string {
   const usr = join(folder, 'usr/lib/modules')
   const [version, more] = existsSync(modules) ? readdirSync(modules) : existsSync(usr) ? readdirSync(usr) : []
   if (version !== undefined && more === undefined && /^[\w.+-]+$/.test(version)) return version
-  throw new CellarError('MACHINE_PACKAGES_FAILED', ['find the kernel in its package', 'it has no modules of one version'])
+  throw new CellarError('MACHINE_PACKAGES_FAILED',
+    ['find the kernel in its package', 'it has no modules of one version'])
 }
 
 function addSettings(cpio: CpioWriter, version: string): void {
@@ -82,7 +84,8 @@ function addSettings(cpio: CpioWriter, version: string): void {
     'etc/shells': '/bin/sh\n',
     'etc/hosts': '127.0.0.1 localhost\n::1 localhost\n',
     'etc/resolv.conf': '',
-    'etc/profile': "export PS1='\\u@\\h:\\w\\$ '\nexport PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n",
+    'etc/profile': "export PS1='\\u@\\h:\\w\\$ '\n" +
+      'export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin\n',
     'etc/os-release': `PRETTY_NAME="Debian guest of Cellar (${version})"\nID=debian\n`,
     'etc/cellar/modules': DRIVERS.join('\n') + '\n',
   }

@@ -1,13 +1,13 @@
 // image/machine_layers.ts: the layers of a container's image as one tree of files: what its root file system has.
 //
 // The first pass over the archives reads headers alone and builds the tree in memory: a later entry replaces an earlier
-// one of its name, `.wh.NAME` takes away what layers below have as NAME, `.wh..wh..opq` all that they have in its folder.
-// The second pass streams the contents that are left. Nothing is unpacked on this machine: the tree's files go into
-// another archive, which a tool makes a file system of, or into an initramfs.
+// one of its name, `.wh.NAME` takes away what layers below have as NAME, `.wh..wh..opq` all that they have in its
+// folder. The second pass streams the contents that are left. Nothing is unpacked on this machine: the tree's files go
+// into another archive, which a tool makes a file system of, or into an initramfs.
 //
 // A layer is hostile. Its paths are names in our tree and nothing else, so that none leads out: `..` in one is refused;
-// a link on the way is followed inside the tree, as container engines do it (an archive may have lib/x where lib leads to
-// usr/lib), forty at most. A hard link is one more name for what the tree has then. Work and memory have limits.
+// a link on the way is followed inside the tree, as container engines do it (an archive may have lib/x where lib leads
+// to usr/lib), forty at most. A hard link is one more name for what the tree has then. Work and memory have limits.
 
 import { CellarError } from '../base/errors.ts'
 import { IMAGE_ENTRIES_MAX, IMAGE_UNPACKED_BYTES_MAX } from '../base/limits.ts'
@@ -83,7 +83,7 @@ export class Layers {
     return sum
   }
 
-  /** All of it: folders first, each before what is in it; then what has no content; then files and their other names. */
+  /** All of it: folders, each before what is in it; then what has no content; then files and their other names. */
   async *entries(): AsyncGenerator<LayerEntry> {
     const inodes = new Map<number, Map<number, Inode>>()
     const others = new Set<Inode>()
@@ -112,7 +112,8 @@ export class Layers {
    */
   async file(path: string, bytesMax: number): Promise<Buffer | undefined> {
     const slot = this.#find(path)
-    if (slot?.inode.details.kind !== 'file' || slot.children !== undefined || slot.inode.size > bytesMax) return undefined
+    const isFile = slot?.children === undefined && slot?.inode.details.kind === 'file'
+    if (!isFile || slot.inode.size > bytesMax) return undefined
     const { layer, entry } = slot.inode
     const pieces: Uint8Array[] = []
     await this.#scan(layer, { left: this.#bytesMax }, async (_, reader, index) => {

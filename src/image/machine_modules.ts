@@ -1,8 +1,8 @@
 // image/machine_modules.ts: which of a kernel's modules a guest needs, and in what order they are loaded.
 //
-// A module says in its section .modinfo what it depends on and which devices it is for: "depends=a,b", "alias=virtio:…".
-// From that come the files that modprobe and the kernel's own requests read (modules.dep, modules.alias), so that
-// nothing of Debian's has to run here. Names have '-' and '_' alike, as modprobe has it.
+// A module says in its section .modinfo what it depends on and which devices it is for: "depends=a,b",
+// "alias=virtio:…". From that come the files that modprobe and the kernel's own requests read (modules.dep,
+// modules.alias), so that nothing of Debian's has to run here. Names have '-' and '_' alike, as modprobe has it.
 
 import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { basename, join, relative } from 'node:path'
@@ -30,14 +30,16 @@ export function modulesOf(folder: string, names: readonly string[]): KernelModul
   const paths = new Map<string, string>()
   for (const path of walk(folder)) if (MODULE.test(path)) paths.set(nameOf(path), path)
   const found = new Map<string, KernelModule>()
+  const visited = new Set<string>()
   const visit = (name: string): void => {
     const path = paths.get(name)
-    if (path === undefined || found.has(name)) return
+    if (path === undefined || visited.has(name)) return
+    visited.add(name)
     const content = contentOf(path)
     const info = readModinfo(content)
     const depends = info.filter(([key]) => key === 'depends').flatMap(([, value]) => value.split(','))
       .filter((one) => one !== '').map(plain)
-    for (const one of depends) if (one !== name) visit(one)
+    for (const one of depends) visit(one)
     found.set(name, { name, path: relative(folder, path).replace(/\.(xz|zst)$/, ''), content, depends,
       aliases: info.filter(([key]) => key === 'alias').map(([, value]) => value) })
   }
@@ -45,14 +47,19 @@ export function modulesOf(folder: string, names: readonly string[]): KernelModul
   return [...found.values()]
 }
 
-/** What modprobe reads: a line for each module, with all that it needs, the nearest first. */
+/**
+ * What modprobe reads: a line for each module, with all that it needs. The last is loaded first, so that each stands
+ * before what it depends on. `modules`: as modulesOf has them.
+ */
 export function dependenciesOf(modules: readonly KernelModule[]): string {
-  const byName = new Map(modules.map((one) => [one.name, one]))
-  const all = (one: KernelModule): string[] => {
-    const direct = one.depends.flatMap((name) => byName.get(name) ?? [])
-    return [...new Set([...direct.map(({ path }) => path), ...direct.flatMap(all)])]
+  const needs = new Map<string, ReadonlySet<string>>()
+  for (const { name, depends } of modules) {
+    needs.set(name, new Set(depends.flatMap((one) => [one, ...needs.get(one) ?? []])))
   }
-  return modules.map((one) => `${one.path}: ${all(one).join(' ')}`.trimEnd() + '\n').join('')
+  return modules.map(({ name, path }) => {
+    const all = modules.filter((one) => one.name !== name && needs.get(name)!.has(one.name)).map((one) => one.path)
+    return `${[`${path}:`, ...all.reverse()].join(' ')}\n`
+  }).join('')
 }
 
 /** What the kernel's requests for modules are found by. */

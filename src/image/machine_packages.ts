@@ -14,6 +14,8 @@ const DEFAULT_MIRROR = 'http://deb.debian.org/debian'
 const SECURITY = 'http://deb.debian.org/debian-security'
 const DEFAULT_RELEASE = 'bookworm'
 const KEYRING = '/usr/share/keyrings/debian-archive-keyring.gpg'
+/** In sources.list, or in a file of sources.list.d. */
+const MIRROR = /^(?:deb (?:\[[^\]]*\] *)?|URIs: *)(https?:\/\/\S+\/debian)\/?(?:\s|$)/m
 const PACKAGE = /^[a-z0-9][a-z0-9+.-]{1,127}$/
 
 /** Where packages come from and go to. */
@@ -57,7 +59,8 @@ export class Packages {
     await run(`fetch ${name}`, 'apt-get', [...this.#options, '-q', 'download', name], { cwd: folder })
     const files = readdirSync(folder).filter((one) => one.endsWith('.deb'))
     // apt leaves alone what it has already, so that the newest is the one it wants, if there is no new one.
-    const file = files.find((one) => !known.has(one)) ?? (files.length === 1 ? files[0] : await this.#newest(name, files))
+    const file = files.find((one) => !known.has(one)) ??
+      (files.length === 1 ? files[0] : await this.#newest(name, files))
     if (file === undefined) throw new CellarError('MACHINE_PACKAGES_FAILED', [`fetch ${name}`, 'apt left no file'])
     return join(folder, file)
   }
@@ -105,7 +108,9 @@ export async function openPackages(source: PackageSource, wanted: string): Promi
     return new Packages(folder, plain, say)
   }
   const state = join(folder, 'state')
-  for (const part of ['state/lists/partial', 'cache/archives/partial']) mkdirSync(join(folder, part), { recursive: true })
+  for (const part of ['state/lists/partial', 'cache/archives/partial']) {
+    mkdirSync(join(folder, part), { recursive: true })
+  }
   const [sources, status] = [join(folder, 'sources.list'), join(folder, 'empty-status')]
   writeFileSync(sources, sourcesOf(release ?? ownRelease(), mirror))
   writeFileSync(status, '')
@@ -146,7 +151,8 @@ function sourcesOf(release: string, mirror: string | undefined): string {
   }
   const options = existsSync(KEYRING) ? ` [arch=amd64 signed-by=${KEYRING}]` : ' [arch=amd64]'
   // A mirror of the operator's may have nothing else.
-  const security = mirror === undefined && release !== 'sid' ? `deb${options} ${SECURITY} ${release}-security main\n` : ''
+  const isComplete = mirror !== undefined || release === 'sid'
+  const security = isComplete ? '' : `deb${options} ${SECURITY} ${release}-security main\n`
   return `deb${options} ${from} ${release} main\n${security}`
 }
 
@@ -155,7 +161,7 @@ function ownMirror(): string | undefined {
   const parts = '/etc/apt/sources.list.d'
   const files = ['/etc/apt/sources.list', ...existsSync(parts) ? readdirSync(parts).map((one) => join(parts, one)) : []]
   for (const file of files.filter((one) => existsSync(one))) {
-    const found = /^(?:deb (?:\[[^\]]*\] *)?|URIs: *)(https?:\/\/\S+\/debian)\/?(?:\s|$)/m.exec(readFileSync(file, 'utf8'))
+    const found = MIRROR.exec(readFileSync(file, 'utf8'))
     if (found !== null) return found[1]
   }
   return undefined

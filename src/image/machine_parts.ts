@@ -1,4 +1,4 @@
-// image/machine_parts.ts: what kernels, initrds and disks look like from outside, so that what is none is refused early.
+// image/machine_parts.ts: what kernels, initrds and disks look like from outside: what is none is refused early.
 //
 // Only heads are looked at, and never believed further than here: whoever loads a kernel or opens a disk checks again.
 // Kernels: Linux's boot protocol (Documentation/arch/x86/boot.rst), or ELF with a PVH entry. Disks: qcow2
@@ -84,7 +84,8 @@ function qcow2Of(head: Buffer, sizeBytes: number): ReturnType<typeof diskOf> {
 function sized(format: 'raw' | 'qcow2', sizeBytes: number): ReturnType<typeof diskOf> {
   if (sizeBytes === 0) return 'it is empty'
   if (sizeBytes % SECTOR !== 0) return `its size is no multiple of ${SECTOR} bytes: ${sizeBytes}`
-  return sizeBytes <= DISK_BYTES_MAX ? { format, sizeBytes } : `it has ${sizeBytes} bytes: ${DISK_BYTES_MAX} is the most`
+  if (sizeBytes <= DISK_BYTES_MAX) return { format, sizeBytes }
+  return `it has ${sizeBytes} bytes: ${DISK_BYTES_MAX} is the most`
 }
 
 function compressionOf(head: Buffer): string | undefined {

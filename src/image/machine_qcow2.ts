@@ -4,8 +4,8 @@
 //   data                each guest cluster deflated, one behind the other, at any byte; or as it is, if that is no gain
 //   tables              L2 tables, the L1 table, refcount blocks, the refcount table: known last, so they come last
 //
-// Only such files are written here; machines read and write qcow2 elsewhere (services/block). A reader inflates a cluster
-// with a window of 4 KiB, as QEMU does, so we deflate with one.
+// Only such files are written here; machines read and write qcow2 elsewhere (services/block). A reader inflates a
+// cluster with a window of 4 KiB, as QEMU does, so we deflate with one.
 
 import { open, type FileHandle } from 'node:fs/promises'
 import { deflateRawSync } from 'node:zlib'

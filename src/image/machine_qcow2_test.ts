@@ -38,7 +38,8 @@ for (const [what, sizeBytes, pieces] of DISKS) {
     assert.equal(check.status, 0, check.stdout + check.stderr)
     const compare = spawnSync('qemu-img', ['compare', '-f', 'raw', '-F', 'qcow2', raw, qcow2], { encoding: 'utf8' })
     assert.equal(compare.status, 0, compare.stdout + compare.stderr)
-    assert.deepEqual(diskOf(readFileSync(qcow2).subarray(0, 4096), statSync(qcow2).size), { format: 'qcow2', sizeBytes })
+    assert.deepEqual(diskOf(readFileSync(qcow2).subarray(0, 4096), statSync(qcow2).size),
+      { format: 'qcow2', sizeBytes })
     const content = pieces.reduce((sum, [, bytes]) => sum + bytes.length, 0)
     assert.ok(statSync(qcow2).size < content + 8 * 65_536 + 1000 * 600, `${statSync(qcow2).size} bytes`)
   })

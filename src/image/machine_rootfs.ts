@@ -1,7 +1,7 @@
 // image/machine_rootfs.ts: a tree of layers as a machine's root file system, without being root here.
 //
-//   root    squashfs, never written: sqfstar makes it of a tar archive on its stdin, which says owners, modes, devices and
-//           capabilities; no file of it ever lies unpacked on this machine
+//   root    squashfs, never written: sqfstar makes it of a tar archive on its stdin, which says owners, modes, devices
+//           and capabilities; no file of it ever lies unpacked on this machine
 //   upper   ext4, where changes go: empty, made by mke2fs in a file, kept as a qcow2 of some hundred KiB
 //
 // The initramfs (guests/debian/root.sh) joins the two by overlayfs. The guest finds them by their serial numbers.
@@ -32,8 +32,8 @@ const INITRAMFS_BYTES_MAX = 1024 * 1024 * 1024
 export type RootDisks = { readonly disks: MachineConfig['disks']; readonly words: readonly string[] }
 
 /**
- * Makes the disks of a root file system in the store. `upperBytes`: the size of the one for changes; undefined: there is
- * none, changes stay in the guest's RAM. `scratch`: a folder for files on the way. Throws IMAGE_INVALID,
+ * Makes the disks of a root file system in the store. `upperBytes`: the size of the one for changes; undefined: there
+ * is none, changes stay in the guest's RAM. `scratch`: a folder for files on the way. Throws IMAGE_INVALID,
  * MACHINE_TOOL_MISSING.
  */
 export async function rootDisks(store: BlobStore, layers: Layers,

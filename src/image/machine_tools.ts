@@ -59,4 +59,4 @@ function isBrokenPipe(error: unknown): boolean {
 }
 
 // Tools for file systems lie where only root looks.
-function pathOf(): string { return `${process.env['PATH'] ?? ''}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin` }
+function pathOf(): string { return `${process.env['PATH'] ?? ''}:/usr/local/sbin:/usr/sbin:/sbin` }

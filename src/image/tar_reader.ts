@@ -242,7 +242,8 @@ function readGlobal(bytes: Uint8Array): void {
   const meta: Meta = {}
   readPax(bytes, meta)
   const { path, link, size, sparse } = meta
-  if ([path, link, size, sparse].some((one) => one !== undefined)) throw new TarError('a header in it names all entries alike')
+  const isNamed = [path, link, size, sparse].some((one) => one !== undefined)
+  if (isNamed) throw new TarError('a header in it names all entries alike')
 }
 
 function decimal(digits: string): number {

@@ -51,7 +51,9 @@ export const kvm_ioeventfd = struct('kvm_ioeventfd', {
 })
 export const KVM_IOEVENTFD_FLAG_DATAMATCH = 1
 export const kvm_coalesced_mmio_zone = struct('kvm_coalesced_mmio_zone', { addr: u64, size: u32, pio: u32 })
-export const kvm_coalesced_mmio = struct('kvm_coalesced_mmio', { phys_addr: u64, len: u32, pio: u32, data: array(u8, 8) })
+export const kvm_coalesced_mmio = struct('kvm_coalesced_mmio', {
+  phys_addr: u64, len: u32, pio: u32, data: array(u8, 8),
+})
 export const kvm_coalesced_mmio_ring = struct('kvm_coalesced_mmio_ring', {
   first: u32, last: u32, coalesced_mmio: array(kvm_coalesced_mmio, 0),
 })

@@ -22,7 +22,10 @@ import type { Struct } from './struct.ts'
 export class Kvm {
   readonly #fd: number
 
-  /** `given`: /dev/kvm, which stays the caller's. Throws Node's error if /dev/kvm can't be opened, and KVM_FAILED if it isn't what we know. */
+  /**
+   * `given`: /dev/kvm, which stays the caller's. Throws Node's error if /dev/kvm can't be opened, and KVM_FAILED if it
+   * isn't what we know.
+   */
   constructor(given?: number) {
     this.#fd = given === undefined ? openKvm() : duplicateFd(given)
     const version = call(this.#fd, abi.KVM_GET_API_VERSION, 0n, 'use /dev/kvm')

@@ -143,16 +143,25 @@ export class Agent {
     const heard = (async () => {
       for await (const { bytes } of session.output) complaints.add(bytes)
     })()
+    const pieces = archive[Symbol.asyncIterator]()
+    // An archive that doesn't come on mustn't keep us, when nobody unpacks it any more.
+    let wake = (): void => {}
+    void session.ended.then(() => wake())
     try {
-      for await (const bytes of archive) {
-        await session.write(bytes)
-        if (session.end !== undefined) break
+      while (session.end === undefined) {
+        const step = await new Promise<IteratorResult<Uint8Array> | undefined>((resolve, reject) => {
+          wake = () => resolve(undefined)
+          pieces.next().then(resolve, reject)
+        })
+        if (step === undefined || step.done === true) break
+        await session.write(step.value)
       }
       session.endInput()
       await heard
       this.#check(await session.ended, path, complaints)
     } finally {
       session.close()
+      pieces.return?.().catch(() => {})
     }
   }
 

@@ -178,9 +178,11 @@ export class AgentLine {
         if (session?.came(frame.channel, frame.bytes) !== false) return
         throw new Error('it sent more than it was granted')
       case 'eof': return session?.cameAll()
-      case 'exit':
+      case 'exit': {
+        const end = endOf(frame)
         this.#sessions.delete(frame.id)
-        return session?.over(endOf(frame))
+        return session?.over(end)
+      }
       case 'credit': return session?.granted(frame.bytes)
       case 'pong': return this.#asked.get(frame.id)?.({ errno: 0, did: 0 })
       case 'done': return this.#asked.get(frame.id)?.(frame)
@@ -198,9 +200,8 @@ export class AgentLine {
       arch: said(frame.arch), hostname: said(frame.hostname) })
   }
 
-  async #answer({ id, what, value, name }: GuestFrame & { readonly name: string } & { readonly what: number;
-    readonly value: number }): Promise<void> {
-    const asked = id >= GUEST_ID && !this.#sessions.has(id) ? requestOf(what, value, name) : undefined
+  async #answer({ id, what, value, text }: GuestFrame & { readonly name: 'request' }): Promise<void> {
+    const asked = id >= GUEST_ID && !this.#sessions.has(id) ? requestOf(what, value, text) : undefined
     const isFull = this.#requests >= REQUESTS_MAX || (what === ASKS.indexOf('connect') &&
       this.#connections >= CONNECTIONS_MAX)
     if (asked === undefined || isFull) return this.#tell(id, { errno: asked === undefined ? EINVAL : EAGAIN })

@@ -76,8 +76,8 @@ export const FROM_GUEST = {
   pong: [70, {}],
   /** `did`: of an event, what was done: DID_… of protocol.h. */
   done: [71, { errno: 'u32', did: 'u32' }],
-  /** `what`: one of ASKS; `value`: a count, a port. */
-  request: [72, { what: 'u8', value: 'u32', name: 'text' }],
+  /** `what`: one of ASKS; `value`: a count, a port; `text`: a name. */
+  request: [72, { what: 'u8', value: 'u32', text: 'text' }],
 } as const satisfies Table
 
 type Table = Readonly<Record<string, readonly [number, Layout]>>

@@ -11,7 +11,7 @@ import {
 import { createServer, type Server, type Socket } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { Duplex, PassThrough, Readable } from 'node:stream'
+import { PassThrough, Readable } from 'node:stream'
 import { buffer, text } from 'node:stream/consumers'
 import { describe, test } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -107,7 +107,8 @@ describe('the agent', { skip: !isHere && 'the agent is a program for Linux on x8
     const odd = ['', ' ', 'a\nb', '*', '$HOME', 'ä€😀', '-x']
     const { out } = await run(rig, { argv: ['printf', '%s|', ...odd], hasInput: false })
     assert.equal(out, odd.map((one) => `${one}|`).join(''))
-    const command = { argv: ['/bin/sh', '-c', 'echo $A-$PATH; pwd; echo $HOME'], env: ['A=b', 'PATH=/x:/bin'], cwd: '/usr' }
+    const command = { argv: ['/bin/sh', '-c', 'echo $A-$PATH; pwd; echo $HOME'], env: ['A=b', 'PATH=/x:/bin'],
+      cwd: '/usr' }
     assert.equal((await run(rig, command)).out, 'b-/x:/bin\n/usr\n/root\n')
     if (process.getuid!() === 0) {
       const who = await run(rig, { argv: ['/bin/sh', '-c', 'id -u; id -g; echo $HOME'], user: 'nobody:12' })
@@ -156,7 +157,8 @@ describe('the agent', { skip: !isHere && 'the agent is a program for Linux on x8
 
   test('many programs run at once, more than the agent has room for are refused', async () => {
     await using rig = await Rig.start()
-    const sessions = Array.from({ length: 64 }, (_, i) => rig.agent.exec({ argv: ['/bin/sh', '-c', `read x; echo ${i}$x`] }))
+    const sessions = Array.from({ length: 64 }, (_, i) =>
+      rig.agent.exec({ argv: ['/bin/sh', '-c', `read x; echo ${i}$x`] }))
     assert.throws(() => rig.agent.exec({ argv: ['true'] }), { code: 'AGENT_FAILED' })
     const outputs = await Promise.all(sessions.map(async (session) => {
       await session.write(Buffer.from('!\n'))
@@ -196,8 +198,8 @@ describe('the agent', { skip: !isHere && 'the agent is a program for Linux on x8
 
   test('a terminal has a size, a line discipline and one output', async () => {
     await using rig = await Rig.start()
-    const session = rig.agent.exec({ argv: ['/bin/sh', '-c', 'trap "stty size; exit 4" WINCH; stty size; echo $TERM >&2; ' +
-      'while read x; do echo got $x; done; exit 5'], tty: { cols: 80, rows: 25 } })
+    const script = 'trap "stty size; exit 4" WINCH; stty size; echo $TERM >&2; while read x; do echo got $x; done'
+    const session = rig.agent.exec({ argv: ['/bin/sh', '-c', script], tty: { cols: 80, rows: 25 } })
     let seen = ''
     for await (const { channel, bytes } of session.output) {
       assert.equal(channel, 1)
@@ -210,7 +212,7 @@ describe('the agent', { skip: !isHere && 'the agent is a program for Linux on x8
       if (now('got abc')) await session.write(Buffer.from('d\r'))
     }
     assert.match(seen, /^25 80\r\nxterm\r\nabc\r\ngot abc\r\n/)
-    assert.match(seen, /30 100\r\n$/)
+    assert.match(seen, /30 100\r\n/)
     assert.deepEqual(await session.ended, exited(4))
     const asleep = rig.agent.exec({ argv: ['cat'], tty: { cols: 1, rows: 1 } })
     asleep.endInput()
@@ -223,7 +225,8 @@ describe('the agent', { skip: !isHere && 'the agent is a program for Linux on x8
     const long = 'l'.repeat(200)
     mkdirSync(join(from, long, long), { recursive: true })
     mkdirSync(to)
-    const names = ['plain', 'with space', 'new\nline', 'ä€😀', '-rf', '.hidden', join(long, long, 'deep'), 'x'.repeat(100)]
+    const names = ['plain', 'with space', 'new\nline', 'ä€😀', '-rf', '.hidden', join(long, long, 'deep'),
+      'x'.repeat(100)]
     for (const [i, name] of names.entries()) writeFileSync(join(from, name), randomBytes(i * 700))
     writeFileSync(Buffer.concat([Buffer.from(`${from}/`), Buffer.from([0xff, 0xfe])]), 'no utf-8')
     chmodSync(join(from, 'plain'), 0o640)
@@ -270,7 +273,8 @@ describe('the agent', { skip: !isHere && 'the agent is a program for Linux on x8
     for (const format of ['gnu', 'pax', 'ustar', 'v7']) {
       const { stdout } = spawnSync('tar', ['c', `--format=${format}`, '-C', rig.folder, 'from'], { maxBuffer: 2 ** 26 })
       await rig.agent.put(to, Readable.from([stdout.subarray(0, 100), stdout.subarray(100)]))
-      const { stdout: differs } = spawnSync('diff', ['-r', '--no-dereference', from, join(to, 'from')], { encoding: 'utf8' })
+      const { stdout: differs } = spawnSync('diff', ['-r', '--no-dereference', from, join(to, 'from')],
+        { encoding: 'utf8' })
       // What the old formats can't say isn't in them.
       if (format !== 'v7') assert.equal(differs, '', format)
     }
@@ -283,7 +287,7 @@ describe('the agent', { skip: !isHere && 'the agent is a program for Linux on x8
     const into = join(rig.folder, 'into/deep')
     await assert.rejects(rig.agent.put(into, Readable.from([made])), { code: 'AGENT_FAILED', message: /leads out/ })
     await assert.rejects(rig.agent.put(into, Readable.from([made.subarray(0, 700)])), { code: 'AGENT_FAILED' })
-    await assert.rejects(rig.agent.put(into, Readable.from([randomBytes(1024)])), { message: /no archive/ })
+    await assert.rejects(rig.agent.put(into, Readable.from([randomBytes(1024)])), { code: 'AGENT_FAILED' })
     await assert.rejects(rig.agent.put(`${rig.folder}/file`, Readable.from([made])), { code: 'AGENT_FAILED' })
     assert.deepEqual(readdirSync(join(rig.folder, 'into')), ['deep'])
   })
@@ -333,8 +337,7 @@ describe('the agent', { skip: !isHere && 'the agent is a program for Linux on x8
     rig.answer = async (asked) => {
       if (asked.what !== 'connect' || asked.name !== 'db') return { errno: EHOSTUNREACH }
       // An echo, as a peer of the network would be.
-      const echo = new PassThrough()
-      return { errno: ESUCCESS, stream: Duplex.from({ readable: echo, writable: echo }) }
+      return { errno: ESUCCESS, stream: new PassThrough() }
     }
     const child = spawn(PROGRAM, ['connect', 'db', '5432'], { env: { CELLAR_SOCKET: rig.socket } })
     child.stdin.end(bytes)
@@ -349,10 +352,16 @@ describe('the agent', { skip: !isHere && 'the agent is a program for Linux on x8
     const session = rig.agent.exec({ argv: ['/bin/sh', '-c', 'echo $$; exec sleep 100'] })
     const pid = Number(Buffer.from((await session.output[Symbol.asyncIterator]().next()).value!.bytes).toString())
     const archive = await rig.agent.get('/usr/bin')
-    const putting = rig.agent.put(join(rig.folder, 'x'), (async function* () { for (;;) yield Buffer.alloc(512, 'x') })())
+    // The first entry never comes to its end.
+    const header = spawnSync('tar', ['c', '-C', '/usr/bin', 'env']).stdout.subarray(0, 512)
+    const endless = (async function* () {
+      yield header
+      await new Promise(() => {})
+    })()
+    const putting = rig.agent.put(join(rig.folder, 'x'), endless)
     rig.lines[0]!.destroy()
     assert.equal((await session.ended).kind, 'lost')
-    await assert.rejects(putting)
+    await assert.rejects(putting, { code: 'AGENT_NOT_CONNECTED' })
     await assert.rejects(buffer(Readable.from(archive)), { code: 'AGENT_NOT_CONNECTED' })
     assert.throws(() => rig.agent.exec({ argv: ['true'] }), { code: 'AGENT_NOT_CONNECTED' })
     await gone(pid)

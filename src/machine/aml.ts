@@ -68,7 +68,8 @@ export const memory32Fixed = (start: number, length: number): Aml =>
   [0x86, 9, 0, 1, ...little(start, 4), ...little(length, 4)]
 
 /** IO (Decode16, start, start, 1, length) */
-export const ioPorts = (start: number, length: number): Aml => [0x47, 1, ...little(start, 2), ...little(start, 2), 1, length]
+export const ioPorts = (start: number, length: number): Aml =>
+  [0x47, 1, ...little(start, 2), ...little(start, 2), 1, length]
 
 /** Interrupt (ResourceConsumer, Edge, ActiveHigh, Exclusive) { gsis } */
 export const edgeInterrupts = (...gsis: readonly number[]): Aml =>

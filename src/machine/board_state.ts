@@ -132,7 +132,8 @@ function restoreMsrs(board: Board, vcpu: Vcpu, bytes: Uint8Array, tsc: bigint): 
     if (!known.has(index)) throw damaged(`register 0x${index.toString(16)} is no state of a vCPU here`)
     // A register that can be read only has the right value, or this isn't the right host.
     if (!vcpu.setMsr(index, value) && vcpu.msr(index) !== value) {
-      throw new CellarError('SNAPSHOT_FOREIGN', [`register 0x${index.toString(16)} can't be 0x${value.toString(16)} here`])
+      const why = `register 0x${index.toString(16)} can't be 0x${value.toString(16)} here`
+      throw new CellarError('SNAPSHOT_FOREIGN', [why])
     }
   }
 }
@@ -144,7 +145,9 @@ function take(sections: Sections, name: string, size?: number): Uint8Array {
   if (bytes.length < 2 || (size !== undefined && bytes.length !== 2 + size)) {
     throw new CellarError('SNAPSHOT_DAMAGED', [name, `it has ${bytes.length} bytes`])
   }
-  if ((bytes[0]! | bytes[1]! << 8) !== VERSION) throw new CellarError('SNAPSHOT_DAMAGED', [name, 'its version is unknown'])
+  if ((bytes[0]! | bytes[1]! << 8) !== VERSION) {
+    throw new CellarError('SNAPSHOT_DAMAGED', [name, 'its version is unknown'])
+  }
   // A copy: structs of KVM are aligned.
   return bytes.slice(2)
 }

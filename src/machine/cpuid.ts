@@ -50,6 +50,9 @@ function adapt(leaf: Leaf, id: number, vcpus: number, hasDeadlineTimer: boolean)
       leaf.eax = (leaf.eax & 0x3fff) | (sharedBy - 1) << 14 | (leaf.function === 4 ? (vcpus - 1) << 26 : 0)
       break
     }
+    case 0xd: // extended state: none of MPX (bits 3 and 4)
+      if (leaf.index === 0) leaf.eax &= ~0x18
+      break
     case 7:
       if (leaf.index === 0) leaf.ebx &= ~(EBX_MPX | EBX_SGX | EBX_PT)
       break

@@ -1,8 +1,8 @@
 // machine/device_thread.ts: the thread that has all virtio devices of a machine.
 //
 // It opens the disks, makes the devices, and enters its loop (device_loop.ts), out of which the main thread calls it by
-// a command in shared memory. Only outside of the loop does it read messages: what it is to do next. So a paused machine
-// is one whose device thread stands outside of its loop. If anything here throws, the machine has failed.
+// a command in shared memory. Only outside of the loop does it read messages: what it is to do. Paused is a machine
+// whose device thread stands outside of its loop. If anything here throws, the machine has failed.
 
 import { parentPort, workerData } from 'node:worker_threads'
 import { CellarError } from '../base/errors.ts'
@@ -60,7 +60,7 @@ class DeviceThread {
   readonly #disks: Disk[] = []
   readonly #ports: Port[] = []
   readonly #balloon: Balloon
-  readonly #console: VirtioConsole
+  readonly #terminal: VirtioConsole
   readonly #loop: DeviceLoop
 
   constructor(start: DeviceStart) {
@@ -68,7 +68,7 @@ class DeviceThread {
     this.#words = new Int32Array(start.shared)
     this.#words[M_BELL_FD] = start.bell
     this.#balloon = new Balloon((offset, length) => punch(start.ram.address, offset, length))
-    this.#console = new VirtioConsole(start.consoleFd)
+    this.#terminal = new VirtioConsole(start.consoleFd)
     const ram = new GuestRam(viewRam(start.ram.address, start.ram.sizeBytes))
     try {
       for (const place of deviceTable(start.spec)) {
@@ -110,18 +110,19 @@ class DeviceThread {
     }
     if ((bits & COMMAND_CONSOLE_SIZE) !== 0) {
       const size = Atomics.load(this.#words, M_CONSOLE_SIZE)
-      this.#console.resize(size & 0xffff, size >>> 16)
+      this.#terminal.resize(size & 0xffff, size >>> 16)
     }
   }
 
   #make({ kind, unit }: DevicePlace): Device {
     const { spec, limits } = this.#start
     switch (kind) {
-      case 'console': return this.#console
+      case 'console': return this.#terminal
       case 'rng': return new Rng(hostEntropy)
       case 'balloon': return this.#balloon
       case 'vsock': return new Vsock(spec.cid, this.#start.vsockFd)
-      case 'net': return new Net({ ...spec.nics[unit]!, name: `net${unit}`, limits: limits.nics[unit], nowMs })
+      case 'net': return new Net({ ...spec.nics[unit]!, name: `net${unit}`, limits: limits.nics[unit], nowMs,
+        takesSegments: GATEWAY_TAKES_SEGMENTS })
       case 'blk': {
         const { path, format, readOnly, backingFolders, serial } = spec.disks[unit]!
         const disk = openDisk(path, format, { readOnly, backingFolders })
@@ -133,6 +134,8 @@ class DeviceThread {
 }
 
 const PAGE_BYTES = 4096
+/** The gateway drops what is longer than the MTU (services/gateway/gateway.ts, 'frame long'). */
+const GATEWAY_TAKES_SEGMENTS = false
 const nowMs = (): number => performance.now()
 
 function tell(message: DeviceMessage): void {

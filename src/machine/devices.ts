@@ -66,7 +66,7 @@ function queuesOf(kind: DeviceKind, vcpus: number): number {
 
 /** A machine's virtio devices. */
 export class Devices {
-  /** For each queue the eventfd that its notifications are written to (KVM_IOEVENTFD: QueueNotify, 4 bytes, `queue`). */
+  /** The eventfd that notifications of each queue are written to (KVM_IOEVENTFD: QueueNotify, 4 bytes, `queue`). */
   readonly kicks: readonly { readonly index: number; readonly queue: number; readonly fd: number }[]
   /** For each device the eventfd that raises its interrupt (KVM_IRQFD). */
   readonly interrupts: readonly { readonly index: number; readonly fd: number }[]
@@ -76,7 +76,7 @@ export class Devices {
   readonly #words: Int32Array
   readonly #counters: Float64Array
   readonly #bell = makeEventFd()
-  readonly #console: Socket
+  readonly #terminal: Socket
   readonly #packets: Socket
   readonly #fds: { readonly console: number; readonly vsock: number }
   #names: readonly (readonly string[])[] = []
@@ -86,6 +86,7 @@ export class Devices {
   #isRunning = false
   #isEnding = false
   #waiting: PromiseWithResolvers<DeviceMessage> | undefined
+  #closed: Promise<void> | undefined
 
   constructor(options: DevicesOptions) {
     this.#options = options
@@ -99,9 +100,9 @@ export class Devices {
     const [consoleHere, consoleThere] = socketPair()
     const [vsockHere, vsockThere] = socketPair()
     this.#fds = { console: consoleThere, vsock: vsockThere }
-    this.#console = new Socket({ fd: consoleHere })
-    this.#console.on('data', (bytes: Buffer) => events.console(bytes))
-    this.#console.on('error', () => {})
+    this.#terminal = new Socket({ fd: consoleHere })
+    this.#terminal.on('data', (bytes: Buffer) => events.console(bytes))
+    this.#terminal.on('error', () => {})
     this.#packets = new Socket({ fd: vsockHere })
     this.vsock = vsockOver(this.#packets, spec.cid)
     this.vsock.listen(AGENT_PORT, (stream) => events.agent(stream))
@@ -201,9 +202,9 @@ export class Devices {
 
   /** Input for hvc0. Returns how many bytes were taken. */
   input(bytes: Uint8Array): number {
-    const room = Math.max(0, VIRTIO_CONSOLE_BYTES_MAX - this.#console.writableLength)
+    const room = Math.max(0, VIRTIO_CONSOLE_BYTES_MAX - this.#terminal.writableLength)
     const taken = bytes.subarray(0, room)
-    if (taken.length > 0) this.#console.write(Buffer.from(taken))
+    if (taken.length > 0) this.#terminal.write(Buffer.from(taken))
     return taken.length
   }
 
@@ -232,7 +233,11 @@ export class Devices {
   }
 
   /** Ends them, in whatever state they are. Their descriptors, those of the network cards too, are closed then. */
-  async close(): Promise<void> {
+  close(): Promise<void> {
+    return this.#closed ??= this.#close()
+  }
+
+  async #close(): Promise<void> {
     const worker = this.#worker
     if (worker !== undefined && !this.#isEnding) {
       await this.pause()
@@ -240,10 +245,10 @@ export class Devices {
       worker.postMessage('end' satisfies DeviceOrder)
     }
     this.#isEnding = true
-    await this.#gone
     // A vCPU that waits still does so for nobody.
     failDevices(this.#words)
-    this.#console.destroy()
+    await this.#gone
+    this.#terminal.destroy()
     this.#packets.destroy()
     for (const { fd } of [...this.kicks, ...this.interrupts]) closeFd(fd)
     for (const fd of [this.#bell, this.#fds.console, this.#fds.vsock]) closeFd(fd)

@@ -3,8 +3,8 @@
 // The main thread of a machine's process has this. It runs no guest code and serves no request of a device: it starts
 // and stops the threads that do, takes what the serial line has sent, and reads and sets state while they rest.
 //
-// Order when stopping: vCPUs first, then devices, since a vCPU may wait for the device thread; going on is the other way
-// round. Elsewhere: the board (board.ts), threads (vcpu_threads.ts, devices.ts), state (board_state.ts).
+// Order when stopping: vCPUs first, then devices, since a vCPU may wait for the device thread; when going on, the
+// other way round. Elsewhere: the board (board.ts), threads (vcpu_threads.ts, devices.ts), state (board_state.ts).
 
 import { closeSync } from 'node:fs'
 import { assert } from '../base/assert.ts'
@@ -218,7 +218,8 @@ export class KvmEngine implements Engine {
 
   // A vCPU tells of the first byte only: more are fetched as they come, a hundred times a second, until none does.
   #drainUntilQuiet(uart: Uart): void {
-    if (!this.#isHeld && this.#drain(uart) && !this.#hasEnded) setTimeout(() => this.#drainUntilQuiet(uart), DRAIN_PERIOD_MS)
+    if (this.#isHeld || !this.#drain(uart) || this.#hasEnded) return
+    setTimeout(() => this.#drainUntilQuiet(uart), DRAIN_PERIOD_MS)
   }
 
   #drain(uart: Uart): boolean {

@@ -1,6 +1,6 @@
 // machine/layout.ts: what is where in a machine: guest-physical memory, I/O ports, interrupts, and its virtio devices.
 //
-//   0000_0500  GDT                                        000e_0000  ACPI tables (a BIOS's place: RSDP is searched there)
+//   0000_0500  GDT                                        000e_0000  ACPI tables, RSDP first: a BIOS's place
 //   0000_6000  PVH start info, module and memory map      000f_f000  generation (VMGenID), 16 bytes
 //   0000_7000  zero page (Linux boot protocol)            0010_0000  kernel, then RAM to 3.25 GiB at the most
 //   0000_9000  page tables of the first instruction       d000_0000  virtio-mmio windows, 4 KiB each
@@ -20,7 +20,7 @@ export const PAGE_TABLES_START = 0x9000
 export const COMMAND_LINE_START = 0x2_0000
 export const COMMAND_LINE_BYTES_MAX = 0x1_0000
 /** Where RAM below 1 MiB ends: a BIOS would have its data there. */
-export const LOW_MEMORY_END = 0x9_fc00
+const LOW_MEMORY_END = 0x9_fc00
 export const ACPI_START = 0xe_0000
 export const ACPI_END = 0xf_f000
 export const GENERATION_START = 0xf_f000
@@ -46,7 +46,6 @@ export const KEYBOARD_PORT = 0x64
 export const KEYBOARD_RESET = 0xfe
 
 // Global system interrupts: pins of the one IOAPIC, all edge-triggered.
-export const GSI_COUNT = 24
 export const SERIAL_GSI = 4
 const DEVICE_GSI = 5
 export const POWER_GSI = 21
@@ -90,7 +89,7 @@ export function ramRanges(sizeBytes: number): readonly RamRange[] {
 
 /** What firmware would say of memory: e820 types. */
 export const E820_RAM = 1
-export const E820_RESERVED = 2
+const E820_RESERVED = 2
 
 /** The memory map that a kernel is told of. */
 export function memoryMap(sizeBytes: number): readonly { start: number; length: number; type: number }[] {

@@ -1,7 +1,7 @@
 // machine/ports.ts: the I/O ports of a machine: its serial line, sleep and reset. All else is not there: ones, as an
 // empty bus reads.
 //
-// Hot path: no allocation, no closures, numbers only. Elsewhere: who calls it (vcpu_worker.ts), the numbers (layout.ts).
+// Hot path: no allocation, no closures, numbers only. Elsewhere: who calls it (vcpu_worker.ts), numbers (layout.ts).
 
 import { Uart } from '../device/uart_16550.ts'
 import { signalEventFd } from '../sys/eventfd.ts'

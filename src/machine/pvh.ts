@@ -97,7 +97,8 @@ function programHeaders(path: string, file: Uint8Array): Header[] {
   }
   return Array.from({ length: count }, (_, i): Header => {
     const at = start + i * size
-    const field = (of32: number, of64: number): number => is64 ? word64(view, at + of64) : view.getUint32(at + of32, true)
+    const field = (of32: number, of64: number): number =>
+      is64 ? word64(view, at + of64) : view.getUint32(at + of32, true)
     return {
       type: view.getUint32(at, true), offset: field(4, 8), physical: field(12, 24),
       fileLength: field(16, 32), memoryLength: field(20, 40),

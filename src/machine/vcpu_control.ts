@@ -1,8 +1,8 @@
 // machine/vcpu_control.ts: the words through which the main thread and the vCPUs' threads tell each other what to do.
 //
-// For each vCPU, in one shared memory: what it is to do (the main thread writes it), what it does (its own thread does),
-// and how often it has left the guest, by reason. A vCPU's thread looks at its wish when the kernel has come back with
-// EINTR, and nowhere else: a loop that runs a guest costs nothing for it.
+// For each vCPU, in one shared memory: what it is to do (the main thread writes it), what it does (its own thread
+// does), and how often it has left the guest, by reason. A vCPU's thread looks at its wish when the kernel has come
+// back with EINTR, and nowhere else: a loop that runs a guest costs nothing for it.
 //
 // To stop a vCPU: write the wish, set immediate_exit in its page, kick its thread (Board.kick). If the thread is in the
 // kernel, the signal brings it back; if it is about to enter, immediate_exit does. Either way the instruction that it

@@ -1,8 +1,8 @@
 // machine/vcpu_worker.ts: a vCPU's thread: KVM_RUN, and an answer to whatever the guest did that the kernel couldn't.
 //
-// Hot path: no allocation, no closures, numbers and typed arrays only. Nothing is awaited: this thread has no event loop
-// from its first KVM_RUN on. It answers I/O ports (ports.ts) and the register windows of virtio devices; all else that
-// it meets ends the machine, and is told to the main thread in a word. How it is stopped: vcpu_control.ts.
+// Hot path: no allocation, no closures, numbers and typed arrays only. Nothing is awaited: this thread has no event
+// loop from its first KVM_RUN on. It answers I/O ports (ports.ts) and the register windows of virtio devices; all else
+// that it meets ends the machine, and is told to the main thread in a word. How it is stopped: vcpu_control.ts.
 
 import { parentPort, workerData } from 'node:worker_threads'
 import { EAGAIN, EINTR, ERRNO_NAMES } from '../base/errno.ts'

@@ -17,7 +17,7 @@ export class AgentPort {
   /** `fd`: a connected stream socket, owned from now on. `opened` gets each stream. */
   constructor(fd: number, opened: (stream: Duplex) => void) {
     this.#opened = opened
-    this.#socket = new Socket({ fd, readable: true, writable: true, allowHalfOpen: true })
+    this.#socket = new Socket({ fd, readable: true, writable: true })
     this.#socket.pause()
     this.#socket.on('data', (bytes: Buffer) => {
       if (this.#stream?.push(bytes) !== true) this.#socket.pause()

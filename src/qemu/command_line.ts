@@ -13,13 +13,12 @@ import { assert } from '../base/assert.ts'
 import type { MachineSpec, NicSpec } from '../machine/spec.ts'
 import type { ChainLink } from './disk_chain.ts'
 
-/** Which number each inherited descriptor has; those of network cards and disks follow from `FIRST_NIC_FD` on. */
-export const QMP_FD = 3
-export const CONSOLE_FD = 4
-export const HVC_FD = 5
-export const AGENT_FD = 6
-export const RAM_FD = 7
-export const FIRST_NIC_FD = 8
+const QMP_FD = 3
+const CONSOLE_FD = 4
+const HVC_FD = 5
+const AGENT_FD = 6
+const RAM_FD = 7
+const FIRST_NIC_FD = 8
 
 /** The name of the port on which the guest's agent speaks, as the guest sees it. */
 const AGENT_PORT = 'cellar.agent.0'

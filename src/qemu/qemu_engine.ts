@@ -8,13 +8,15 @@
 //   qemu_process.ts  the child                      vm_state.ts    save and restore
 //   disk_chain.ts    its disks' files               agent_port.ts  the line to the guest's agent
 //
-// RAM is always shared with QEMU: of private RAM we make a copy first (`ram`), as QEMU's balloon and free page reporting
-// punch holes into the file behind it, which others have, too.
+// RAM is always shared with QEMU: of private RAM we make a copy first (`ram`), as QEMU's balloon and free page
+// reporting punch holes into the file behind it, which others have, too.
 
 import { closeSync, fstatSync, readFileSync, readSync, writeSync } from 'node:fs'
 import { Socket } from 'node:net'
 import { CellarError } from '../base/errors.ts'
+import { loadKernel } from '../machine/boot.ts'
 import type { Engine, EngineOptions, MachineEnd, MachineFigures, Sections } from '../machine/engine.ts'
+import type { MachineSpec } from '../machine/spec.ts'
 import { makeRam, mapRam, unmapRam, type Mapped } from '../sys/guest_ram.ts'
 import { clockGettime } from '../sys/libc.ts'
 import { closeFd, socketPair } from '../sys/sockets.ts'
@@ -90,6 +92,7 @@ export class QemuEngine implements Engine {
     const disks = []
     const pairs: [number, number][] = []
     try {
+      if (from === undefined) checkBoot(this.#ramFd, spec)
       for (const disk of spec.disks) disks.push(openChain(disk))
       while (pairs.length < 4) pairs.push(socketPair())
       const args = commandLine({ spec, disks, accelerator: qemu.accelerator, isIncoming: from !== undefined,
@@ -239,8 +242,9 @@ export class QemuEngine implements Engine {
     else if (name === 'MIGRATION') this.#migration.changed(data.status)
     else if (name === 'VSERPORT_CHANGE' && data.id === 'agent') this.#agent?.changed(data.open === true)
     else if (name === 'BLOCK_IO_ERROR') {
-      const full = data.nospace === true ? ': the disk of the host is full' : ''
-      this.#say(`a ${String(data.operation).slice(0, 10)} failed on ${String(data['node-name']).slice(0, 20)}${full}`)
+      const [operation, node, why] = [data.operation, data['node-name'], data.reason].map((word) =>
+        String(word).slice(0, 100))
+      this.#say(`a ${operation} failed on ${node}: ${why}`)
     } else if (name === 'GUEST_PANICKED') this.#say('the guest\'s kernel has panicked')
   }
 
@@ -343,6 +347,20 @@ function threadNs(pid: number, thread: number): number | undefined {
     return Number(readFileSync(`/proc/${pid}/task/${thread}/schedstat`, 'latin1').split(' ')[0])
   } catch {
     return undefined
+  }
+}
+
+/**
+ * Throws for what doesn't boot, which QEMU would run all the same: by the loader of our own VMM, into pages that nobody
+ * has but this call.
+ */
+function checkBoot(ramFd: number, { boot, memoryBytes }: MachineSpec): void {
+  if (boot === undefined) return
+  const ram = mapRam(ramFd, memoryBytes, true)
+  try {
+    loadKernel(ram.bytes, boot)
+  } finally {
+    unmapRam(ram)
   }
 }
 

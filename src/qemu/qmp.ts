@@ -1,8 +1,8 @@
 // qemu/qmp.ts: the line to a running QEMU (its docs/interop/qmp-spec.txt): JSON objects, one a line, on a Unix socket.
 //
-// QEMU greets; we answer with `qmp_capabilities`; from then on each command has a number and gets one reply with the same
-// number, and events come whenever they do. The other side is a program that works for a hostile guest: a line has a
-// greatest length, a reply a time in which it must come, and what isn't understood ends the line for good (`lost`).
+// QEMU greets; we answer with `qmp_capabilities`; from then on each command has a number and gets one reply with the
+// same number, and events come whenever they do. The other side is a program that works for a hostile guest: a line has
+// a greatest length, a reply a time in which it must come, and what isn't understood ends the line for good (`lost`).
 // Nothing is tried again: the owner ends the machine then.
 
 import { Socket } from 'node:net'

@@ -7,7 +7,8 @@ import { isSupported } from '../sys/libc.ts'
 import { closeFd, socketPair } from '../sys/sockets.ts'
 import { Qmp } from './qmp.ts'
 
-const GREETING = '{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": ""}, "capabilities": []}}\n'
+const GREETING =
+  '{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": ""}, "capabilities": []}}\n'
 const skip = isSupported() ? false : 'no system calls here'
 
 /** Plays QEMU: `answers` is given each command, and what to write comes of it. */
@@ -72,7 +73,8 @@ describe('the line to QEMU', { skip }, () => {
   })
 
   test('replies to nobody are passed over', async (t) => {
-    const { qmp } = play(t, (command) => `{"return": 1, "id": 99}\n{"return": 2}\n{"return": 3, "id": "x"}\n\n${ok(command)}`)
+    const { qmp } = play(t, (command) =>
+      `{"return": 1, "id": 99}\n{"return": 2}\n{"return": 3, "id": "x"}\n\n${ok(command)}`)
     assert.deepEqual(await qmp.execute('a'), {})
   })
 

@@ -1,7 +1,6 @@
 // qemu/test_support.ts: guests of one boot sector, and what drives them: an engine with a real QEMU, for tests.
 
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { closeSync } from 'node:fs'
+import { closeSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import type { Duplex } from 'node:stream'
@@ -38,11 +37,12 @@ export const BOOT_SECTORS = {
   /** cli; hlt; jmp $-1 */
   halt: [...START, 0xfa, 0xf4, 0xeb, 0xfd],
   /**
-   * 1: mov cx,0; loop $; mov dx,0x3fd; in al,dx; test al,1; jz 1; mov dx,0x3f8; in al,dx; cmp al,'q'; je 2; out dx,al;
-   * jmp 1; 2: … Without the pause QEMU's other threads hardly come to run.
+   * cli, as the BIOS would read the line, too; 1: mov cx,0; loop $; mov dx,0x3fd; in al,dx; test al,1; jz 1;
+   * mov dx,0x3f8; in al,dx; cmp al,'q'; je 2; out dx,al; jmp 1; 2: … Without the pause QEMU's other threads hardly
+   * come to run.
    */
-  echo: [...START, 0xb9, 0x00, 0x00, 0xe2, 0xfe, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xf3, 0xba, 0xf8, 0x03, 0xec,
-    0x3c, 0x71, 0x74, 0x03, 0xee, 0xeb, 0xe8, ...POWER_OFF],
+  echo: [...START, 0xfa, 0xb9, 0x00, 0x00, 0xe2, 0xfe, 0xba, 0xfd, 0x03, 0xec, 0xa8, 0x01, 0x74, 0xf3, 0xba, 0xf8, 0x03,
+    0xec, 0x3c, 0x71, 0x74, 0x03, 0xee, 0xeb, 0xe8, ...POWER_OFF],
   /**
    * Counts in a byte of its RAM, and says each count as a letter, A to P, with a pause: 1: mov al,[0x7e00];
    * inc byte [0x7e00]; and al,15; add al,'A'; mov dx,0x3f8; out dx,al; mov cx,0; 2: in al,0x80; loop 2; jmp 1
@@ -57,15 +57,17 @@ export class TestMachine {
   readonly said: string[] = []
   readonly agents: Duplex[] = []
   readonly #ended = Promise.withResolvers<MachineEnd>()
-  readonly #ramFd: number
+  readonly ramFd: number
+  readonly #isRamOurs: boolean
   output = ''
   ends = 0
 
   constructor(spec: Partial<MachineSpec>, options: Partial<QemuOptions> = {}) {
     const whole: MachineSpec = { name: 'test', vcpus: 1, memoryBytes: RAM_BYTES, boot: undefined, disks: [], nics: [],
       cid: 3, generation: '00112233445566778899aabbccddeeff', ...spec }
-    this.#ramFd = options.ramFd ?? makeRam(whole.memoryBytes)
-    this.engine = new QemuEngine({ spec: whole, ramFd: this.#ramFd, isRamPrivate: false,
+    this.#isRamOurs = options.ramFd === undefined
+    this.ramFd = options.ramFd ?? makeRam(whole.memoryBytes)
+    this.engine = new QemuEngine({ spec: whole, ramFd: this.ramFd, isRamPrivate: false,
       qemu: { path: probe.path!, accelerator: 'tcg' }, ...options, events: {
         console: (bytes) => { this.output += Buffer.from(bytes).toString('latin1') },
         ended: (end) => {
@@ -76,8 +78,6 @@ export class TestMachine {
         say: (text) => { this.said.push(text) },
       } })
   }
-
-  get ramFd(): number { return this.#ramFd }
 
   /** Waits for the console to say it, and forgets what was said until then. What fits. */
   async says(wanted: RegExp): Promise<RegExpExecArray> {
@@ -99,7 +99,7 @@ export class TestMachine {
 
   async close(): Promise<void> {
     await this.engine.close()
-    closeSync(this.#ramFd)
+    if (this.#isRamOurs) closeSync(this.ramFd)
   }
 }
 

@@ -1,7 +1,7 @@
 // sys/guest_ram.ts: memory that a machine's threads and the kernel share: the guest's RAM, and pages of a vCPU.
 //
-// RAM is a memfd. Its owner maps it once for each thread of a process (`mapRam`), or once for all of them: an address is
-// good in every thread, `viewRam` makes the bytes there reachable in another one.
+// RAM is a memfd. Its owner maps it once (`mapRam`): an address is good in every thread of a process, and `viewRam`
+// makes the bytes there reachable in another one.
 //
 // What is unmapped must not be looked at again: JavaScript doesn't know that a view has lost its memory. So RAM is
 // unmapped last, when all threads that have a view are gone, and never while one might come back to it.

@@ -34,8 +34,8 @@ export function openKvm(): number {
 }
 
 /**
- * ioctl(2): its result, or a negated errno. SAFETY: `argument` is a number, or the address of memory that is as large as
- * the request says and that lives until the call is over (for memory regions: until the machine is closed).
+ * ioctl(2): its result, or a negated errno. SAFETY: `argument` is a number, or the address of memory that is as large
+ * as the request says and that lives until the call is over (for memory regions: until the machine is closed).
  */
 export function ioctl(fd: number, request: bigint, argument: bigint): number {
   const result = native.ioctl(fd, request, argument)

@@ -1,9 +1,9 @@
 // sys/threads.ts: which thread this is, and a knock on the door of another one that the kernel holds.
 //
 // A vCPU's thread is in ioctl(KVM_RUN) until its guest does something that the kernel doesn't answer, which may be
-// never. A signal brings it back with EINTR. SIGUSR2 has a handler that does nothing, in the main thread, while there is
-// a vCPU: without one the signal would end the process. Node runs the handler; what counts is that the kernel has come
-// back from where it was.
+// never. A signal brings it back with EINTR. SIGUSR2 has a handler that does nothing, in the main thread, while there
+// is a vCPU: without one the signal would end the process. Node runs the handler; what counts is that the kernel has
+// come back from where it was.
 
 import { assert } from '../base/assert.ts'
 import { answer, bind, clockGettime } from './libc.ts'

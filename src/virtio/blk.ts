@@ -195,16 +195,17 @@ export class Blk extends Device {
   // Fills the list of pieces with [from, from + length) of the chain. True if all of them are whole sectors.
   #collect(from: number, length: number, isRead: boolean): boolean {
     const { readable, count, offsets, lengths } = this.#chain
-    const [first, end] = isRead ? [readable, count] : [0, readable]
+    const [first, last] = isRead ? [readable, count] : [0, readable]
     let pieces = 0
     let isWhole = true
-    for (let i = first, start = 0; i < end && start < from + length; i++) {
+    for (let i = first, start = 0; i < last && start < from + length; i++) {
       const low = Math.max(from, start)
       const size = Math.min(from + length, start + lengths[i]!) - low
       const offset = offsets[i]! + low - start
       start += lengths[i]!
       if (size <= 0) continue
-      if (pieces > 0 && this.#offsets[pieces - 1]! + this.#lengths[pieces - 1]! === offset) {
+      const end = pieces === 0 ? -1 : this.#offsets[pieces - 1]! + this.#lengths[pieces - 1]!
+      if (end === offset) {
         this.#lengths[pieces - 1]! += size
         continue
       }

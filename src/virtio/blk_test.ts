@@ -62,7 +62,8 @@ test('the header, and data with the status, may share a descriptor', () => {
   disk.bytes.fill(0x5a, 512, 1024)
   const rig = rigOf(disk).start()
   rig.view.setBigUint64(HEADER + 8, 1n, true)
-  rig.request(0, [{ at: HEADER, length: 7 }, { at: HEADER + 7, length: 9 }, { at: DATA, length: 513, isWritable: true }])
+  const header = [{ at: HEADER, length: 7 }, { at: HEADER + 7, length: 9 }]
+  rig.request(0, [...header, { at: DATA, length: 513, isWritable: true }])
   assert.ok(rig.get(DATA, 512).every((byte) => byte === 0x5a))
   assert.equal(rig.bytes[DATA + 512], OK)
 })
@@ -87,7 +88,8 @@ test('requests beyond the end, of no whole sectors, or too large are errors and 
   const huge = rigOf(large).start({ size: 128 })
   // Ranges that overlap make a sum beyond RAM: 80 times half a MiB.
   assert.ok(80 * 2 ** 19 > BLK_REQUEST_BYTES_MAX)
-  assert.equal(request(huge, 0, 0, new Array<Part>(80).fill({ at: 0, length: 2 ** 19, isWritable: true })), IOERR)
+  const overlapping = Array.from({ length: 80 }, () => ({ at: 0, length: 2 ** 19, isWritable: true }))
+  assert.equal(request(huge, 0, 0, overlapping), IOERR)
 })
 
 test('the status descriptor is last, writable, and not more than asked for is written', () => {

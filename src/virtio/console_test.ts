@@ -49,7 +49,7 @@ test('a guest that writes more than anybody reads waits, and nothing is lost', {
 test('a chain of overlapping ranges is written up to a limit', { skip }, () => {
   const peer = new Peer()
   const rig = rigOf(peer)
-  rig.request(OUTPUT, new Array(16).fill({ at: 0, length: 0x8_0000 }))
+  rig.request(OUTPUT, Array.from({ length: 16 }, () => ({ at: 0, length: 0x8_0000 })))
   assert.equal(peer.received().length, VIRTIO_CONSOLE_BYTES_MAX)
   peer.close()
 })

@@ -32,6 +32,8 @@ export function callDevice(
   words: Int32Array, index: number, offset: number, size: number, value: number, queue: number,
 ): void {
   const deadlineMs = Date.now() + DEVICE_ANSWER_MS_MAX
+  // Its bell is closed when it has ended, and may be something else by now.
+  checkAlive(words)
   while (Atomics.compareExchange(words, M_LOCK, 0, 1) !== 0) wait(words, M_LOCK, 1, deadlineMs)
   words[M_INDEX] = index
   words[M_OFFSET] = offset
@@ -47,11 +49,15 @@ export function callDevice(
 }
 
 function wait(words: Int32Array, word: number, expected: number, deadlineMs: number): void {
-  if (Atomics.load(words, M_FAILED) !== 0) throw new Error('The device thread of the machine has ended')
+  checkAlive(words)
   const leftMs = deadlineMs - Date.now()
   if (leftMs <= 0) throw new Error(`The device thread of the machine hasn't answered for ${DEVICE_ANSWER_MS_MAX} ms`)
   // In steps: the thread may have ended between our look and our sleep.
   Atomics.wait(words, word, expected, Math.min(leftMs, 1000))
+}
+
+function checkAlive(words: Int32Array): void {
+  if (Atomics.load(words, M_FAILED) !== 0) throw new Error('The device thread of the machine has ended')
 }
 
 /** By the device thread: does what a vCPU asks for, if one does. */

@@ -1,9 +1,10 @@
 // virtio/net.ts: network card (Virtio 1.3 §5.1), one pair of queues.
 //
 // Frames go between the guest's buffers and a link (net_link.ts) without a copy. Large ones: the guest may leave it to
-// us to cut TCP (HOST_TSO4). On a stream nothing is cut: its other end terminates TCP itself and takes a segment as it
-// is. The other way it may send such segments to a guest that understands them (GUEST_TSO4), which is told how the
-// segment would have been cut. A TAP device is the kernel's: headers pass through it untouched.
+// us to cut TCP (HOST_TSO4). On a stream nothing is cut: it is offered only if the other end, which terminates TCP
+// itself, takes a segment as it is (`takesSegments`). The other way it may send such segments to a guest that
+// understands them (GUEST_TSO4), which is told how the segment would have been cut. A TAP device is the kernel's:
+// headers pass through it untouched.
 //
 // Receiving: a frame has one buffer, or, with MRG_RXBUF, as many as it takes; they are popped, filled and given back
 // together. Without enough of them the stream isn't read, so that its other end waits. A frame that no number of the
@@ -63,7 +64,10 @@ SMALL_BUFFER.stack = ''
 /** What a card is. */
 export type NetOptions = {
   readonly name: string; readonly mac: string; readonly mtu: number; readonly fd: number
-  readonly kind: 'stream' | 'tap'; readonly limits?: DeviceLimits | undefined; readonly nowMs: () => number
+  readonly kind: 'stream' | 'tap'
+  /** The other end of the stream takes TCP segments of up to NET_FRAME_BYTES_MAX, whatever the MTU. */
+  readonly takesSegments: boolean
+  readonly limits?: DeviceLimits | undefined; readonly nowMs: () => number
 }
 
 export class Net extends Device {
@@ -85,17 +89,18 @@ export class Net extends Device {
   #isStarved = false
   #dueMs = -1
 
-  constructor({ name, mac, mtu, fd, kind, limits, nowMs }: NetOptions) {
+  constructor({ name, mac, mtu, fd, kind, takesSegments, limits, nowMs }: NetOptions) {
     super()
     this.fd = fd
     this.#kind = kind
     this.#mtu = mtu
     this.#bucket = new Bucket(limits ?? {}, nowMs)
-    const tap = kind === 'tap' ? [VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_TSO6] : []
+    const large = [...takesSegments || kind === 'tap' ? [VIRTIO_NET_F_HOST_TSO4] : [],
+      ...kind === 'tap' ? [VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_TSO6] : []]
     this.type = {
       id: VIRTIO_ID_NET, name, config: configOf(mac, mtu),
       features: [VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_MTU, VIRTIO_NET_F_MAC,
-        VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_STATUS, ...tap],
+        VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_STATUS, ...large],
       needs: [[VIRTIO_NET_F_GUEST_TSO4, VIRTIO_NET_F_GUEST_CSUM], [VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_GUEST_CSUM],
         [VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_CSUM], [VIRTIO_NET_F_HOST_TSO6, VIRTIO_NET_F_CSUM]],
       queues: [VIRTQUEUE_SIZE_MAX, VIRTQUEUE_SIZE_MAX],

@@ -1,7 +1,7 @@
 // virtio/net_checksum.ts: the Internet checksum (RFC 1071) over the pieces of a frame in a guest's memory.
 //
-// The sum doesn't depend on byte order but for a final swap, so that words are added as they lie in memory, little-endian
-// as all that Node runs on, four bytes at a time. Hot path: no allocation.
+// The sum doesn't depend on byte order but for a final swap, so that words are added as they lie in memory, four bytes
+// at a time, little-endian as all that Node runs on. Hot path: no allocation.
 
 /** The sum of [offset, offset + length), as 16 bits in memory's order. */
 export function sumOf(view: DataView, offset: number, length: number): number {

@@ -26,7 +26,8 @@ function packetPair(): [number, number] {
 }
 
 function rigOf(fd: number, without: readonly number[] = []): Rig {
-  return new Rig(new Net({ name: 'net0', mac: '02:00:00:00:00:07', mtu: 1500, fd, kind: 'tap', nowMs: () => 0 }))
+  return new Rig(new Net({ name: 'net0', mac: '02:00:00:00:00:07', mtu: 1500, fd, kind: 'tap', takesSegments: false,
+    nowMs: () => 0 }))
     .start({ size: 64, without })
 }
 

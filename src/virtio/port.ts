@@ -206,15 +206,19 @@ export class Port {
     const words = this.#words
     const low = words[this.#base + W_DRIVER_FEATURES]! >>> 0
     const high = words[this.#base + W_DRIVER_FEATURES + 1]! >>> 0
-    const isOffered = (low & ~words[this.#base + W_FEATURES]!) === 0 && (high & ~words[this.#base + W_FEATURES + 1]!) === 0
     this.#features[0] = low
     this.#features[1] = high
-    const { needs } = this.device.type
-    if (isOffered && this.has(F_VERSION_1) && (needs ?? []).every(([bit, other]) => !this.has(bit) || this.has(other))) {
-      return true
-    }
-    this.#features.fill(0)
-    return false
+    const { needs = [] } = this.device.type
+    const isLegal = this.#isOffered && this.has(F_VERSION_1) &&
+      needs.every(([bit, other]) => !this.has(bit) || this.has(other))
+    if (!isLegal) this.#features.fill(0)
+    return isLegal
+  }
+
+  get #isOffered(): boolean {
+    const words = this.#words
+    return (this.#features[0]! & ~words[this.#base + W_FEATURES]!) === 0 &&
+      (this.#features[1]! & ~words[this.#base + W_FEATURES + 1]!) === 0
   }
 
   #activate(): void {
@@ -363,8 +367,7 @@ export class Port {
     if (!isAccepted && (low !== 0 || high !== 0)) from.refuse('features are accepted too early')
     if (!isAccepted) return
     // A host that offers less than the one before can't go on.
-    const [first, second] = [this.#words[this.#base + W_FEATURES]!, this.#words[this.#base + W_FEATURES + 1]!]
-    if ((low & ~first) !== 0 || (high & ~second) !== 0 || !this.has(F_VERSION_1)) {
+    if (!this.#isOffered || !this.has(F_VERSION_1)) {
       throw new CellarError('SNAPSHOT_FOREIGN', [`the device ${this.device.type.name} has other features here`])
     }
   }

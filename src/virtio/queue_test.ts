@@ -23,9 +23,11 @@ function setup(size: number, features: { hasIndirect?: boolean; hasEventIndex?: 
   return { bytes, view, ram, ring, queue, chain: new Chain() }
 }
 
+type Parts = [offset: number, length: number, isWritable: boolean][]
+
 // What a chain must be, told from the specification alone: a list of parts, or undefined for a fault.
-function model(view: DataView, ring: Ring, head: number, hasIndirect: boolean): [number, number, boolean][] | undefined {
-  const parts: [number, number, boolean][] = []
+function model(view: DataView, ring: Ring, head: number, hasIndirect: boolean): Parts | undefined {
+  const parts: Parts = []
   let [table, size, index, isNested] = [ring.desc, ring.size, head, false]
   for (;;) {
     if (index >= size) return undefined
@@ -49,14 +51,14 @@ function model(view: DataView, ring: Ring, head: number, hasIndirect: boolean): 
   }
 }
 
-function popped({ queue, chain }: Setup): [number, number, boolean][] | undefined {
+function popped({ queue, chain }: Setup): Parts | undefined {
   try {
     assert.ok(queue.pop(chain))
   } catch (error) {
     assert.ok(error instanceof GuestFault, String(error))
     return undefined
   }
-  const parts: [number, number, boolean][] = []
+  const parts: Parts = []
   for (let i = 0; i < chain.count; i++) parts.push([chain.offsets[i]!, chain.lengths[i]!, i >= chain.readable])
   const sum = (wanted: boolean): number => parts.reduce((all, [, length, is]) => is === wanted ? all + length : all, 0)
   assert.equal(chain.readBytes, sum(false))
@@ -73,7 +75,7 @@ const CONTENTS: readonly (readonly [address: number, length: number, flags: numb
 ]
 
 for (const hasIndirect of [true, false]) {
-  test(`a chain is what the model says, for all contents of two descriptors and a table of two, indirect ${hasIndirect}`,
+  test(`a chain is what the model says, for all contents of two descriptors and a table, indirect ${hasIndirect}`,
     () => {
       let [legal, faults] = [0, 0]
       const kit = setup(2, { hasIndirect })

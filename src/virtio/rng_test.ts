@@ -24,7 +24,7 @@ test('each byte that is asked for is filled, and no other', () => {
 
 test('ranges that overlap are filled up to a limit, and the guest is told how much that was', () => {
   const rig = rigOf()
-  rig.request(0, new Array(16).fill({ at: 0, length: 0x8_0000, isWritable: true }))
+  rig.request(0, Array.from({ length: 16 }, () => ({ at: 0, length: 0x8_0000, isWritable: true })))
   assert.deepEqual(rig.rings[0]!.taken(), [{ head: 0, written: ENTROPY_BYTES_MAX }])
 })
 

@@ -61,7 +61,8 @@ export class Ring {
   /** Makes a chain of `parts` available, in descriptors of the ring or in the indirect table at `table`. Its head. */
   add(parts: readonly Part[], table?: number): number {
     const head = this.#free
-    const place = (i: number): number => table === undefined ? this.desc + 16 * ((head + i) % this.size) : table + 16 * i
+    const place = (i: number): number =>
+      table === undefined ? this.desc + 16 * ((head + i) % this.size) : table + 16 * i
     parts.forEach((part, i) => {
       const isLast = i === parts.length - 1
       this.setDesc(place(i), part.at, part.length, (isLast ? 0 : NEXT) | (part.isWritable === true ? WRITE : 0),
@@ -266,7 +267,7 @@ export class MemoryDisk implements Disk {
   close(): number { return 0 }
 
   #check(position: number, length: number): void {
-    assert.ok(position >= 0 && length >= 0 && position + length <= this.sizeBytes, `a request is within the disk: ${position}`)
+    assert.ok(position >= 0 && length >= 0 && position + length <= this.sizeBytes, `within the disk: ${position}`)
     assert.ok(position % SECTOR_BYTES === 0 && length % SECTOR_BYTES === 0, `a request is of whole sectors: ${length}`)
   }
 }

@@ -180,7 +180,8 @@ export class Windows {
   }
 
   #isConfig(base: number, at: number, size: number): boolean {
-    return (size === 1 || size === 2 || size === 4) && at % size === 0 && at + size <= this.#words[base + W_CONFIG_BYTES]!
+    const isNatural = (size === 1 || size === 2 || size === 4) && at % size === 0
+    return isNatural && at + size <= this.#words[base + W_CONFIG_BYTES]!
   }
 
   #readConfig(base: number, at: number, size: number): number {

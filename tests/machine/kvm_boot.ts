@@ -1,7 +1,7 @@
 // tests/machine/kvm_boot.ts: boots a machine under our VMM by hand: its console here, its exits at the end.
 //
 //   node tests/machine/kvm_boot.ts KERNEL [INITRD] [--append LINE] [--cpus N] [--memory MIB] [--disk FILE]…
-//     [--timeout SECONDS] [--snapshot-after SECONDS]
+//     [--timeout SECONDS] [--snapshot-after SECONDS] [--power-after SECONDS]
 // With --snapshot-after the machine is paused then, saved, closed, and goes on from what was saved.
 
 import { closeSync } from 'node:fs'
@@ -21,6 +21,7 @@ const { values, positionals } = parseArgs({
     append: { type: 'string', default: 'console=ttyS0 panic=-1 quiet' }, cpus: { type: 'string', default: '1' },
     memory: { type: 'string', default: '256' }, disk: { type: 'string', multiple: true, default: [] },
     timeout: { type: 'string', default: '120' }, 'snapshot-after': { type: 'string' },
+    'power-after': { type: 'string' },
   },
 })
 const [kernel, initrd] = positionals
@@ -51,6 +52,9 @@ if (values['snapshot-after'] !== undefined) {
   await engine.close()
   engine = new KvmEngine({ ...options, from })
   await timed('restore', () => engine.start())
+}
+if (values['power-after'] !== undefined) {
+  setTimeout(() => engine.powerButton(), Number(values['power-after']) * 1000).unref()
 }
 const end = await Promise.race([ended.promise, sleep(Number(values.timeout) * 1000, 'time is over', { ref: false })])
 note(`end ${JSON.stringify(end)}`)

@@ -4,7 +4,7 @@
 // is a test file's own and ends with it.
 
 import { spawn, spawnSync } from 'node:child_process'
-import { accessSync, constants, readFileSync } from 'node:fs'
+import { probeMachines } from '../../src/machine/kvm_probe.ts'
 import { NestedHost, type RunOptions } from './nested_host.ts'
 import type { Output } from './nested_line.ts'
 import { findPackages, ROOT } from './nested_packages.ts'
@@ -24,21 +24,26 @@ export type KvmPlace = AsyncDisposable & {
   run(command: string, options?: RunOptions): Promise<Output>
 }
 
-/** How to open one; or why there is none. `npt: false`: its /dev/kvm is to be without nested paging. */
-export function findKvm(name: string): { open(): KvmPlace; skip: false } | { open(): never; skip: string } {
-  const none = (skip: string) => ({ skip, open: (): never => { throw new Error(skip) } })
+/** A place to open, or why there is none: what `node:test` takes as `skip`. */
+export type FoundKvm = { readonly skip: string | false; readonly isNested: boolean; open(): KvmPlace }
+
+/** Finds a place. A nested host's name begins with `name`. */
+export async function findKvm(name: string): Promise<FoundKvm> {
+  const none = (skip: string): FoundKvm => ({ skip, isNested: false, open: () => { throw new Error(skip) } })
   if (process.platform !== 'linux' || process.arch !== 'x64') return none('machines need Linux on x86-64')
   const packages = findPackages()
   if ('missing' in packages) return none(packages.missing)
-  const problem = process.env.CELLAR_NESTED === '1' ? 'CELLAR_NESTED is set' : whyNotHere()
+  const problem = process.env.CELLAR_NESTED === '1' ? 'CELLAR_NESTED is set' : await whyNotHere()
   if (problem === undefined) {
-    return { skip: false, open: () => ({ ...packages, way: 'on this machine: its /dev/kvm is ordinary', run: runHere,
-      [Symbol.asyncDispose]: () => Promise.resolve() }) }
+    return { skip: false, isNested: false, open: () => ({
+      ...packages, way: 'on this machine: its /dev/kvm is ordinary', run: runHere,
+      [Symbol.asyncDispose]: () => Promise.resolve(),
+    }) }
   }
   for (const [program, from] of [['qemu-system-x86_64', 'qemu-system-x86'], ['mke2fs', 'e2fsprogs']] as const) {
     if (spawnSync(program, ['-V']).error !== undefined) return none(`${problem}, and ${from} isn't installed`)
   }
-  return { skip: false, open: () => {
+  return { skip: false, isNested: true, open: () => {
     const host = new NestedHost(`${name}-${process.pid}`, { idleS: TEST_IDLE_S_MAX })
     return { ...packages, way: `in a nested host: ${problem}`, run: (command, options) => host.run(command, options),
       [Symbol.asyncDispose]: () => host.stop() }
@@ -46,16 +51,9 @@ export function findKvm(name: string): { open(): KvmPlace; skip: false } | { ope
 }
 
 /** Why ordinary guests can't run on this machine; undefined if they can. */
-function whyNotHere(): string | undefined {
-  try {
-    accessSync('/dev/kvm', constants.R_OK | constants.W_OK)
-  } catch (error) {
-    return `/dev/kvm can't be used here (${(error as NodeJS.ErrnoException).code})`
-  }
-  if (!/^flags.*\b(svm|vmx)\b/m.test(readFileSync('/proc/cpuinfo', 'utf8'))) {
-    return '/dev/kvm is here, but the processor has neither svm nor vmx'
-  }
-  return undefined
+async function whyNotHere(): Promise<string | undefined> {
+  const { ok, reason } = await probeMachines()
+  return ok ? undefined : reason
 }
 
 function runHere(command: string, { timeoutMs = RUN_MS_MAX, env = {}, listeners = {} }: RunOptions = {}):

@@ -27,7 +27,7 @@ const MULTIBOOT_MAGIC = 0x2bad_b002
 export function wrapUnitProgram(flat: Buffer, program: UnitProgram): Buffer {
   if (flat.readUInt32BE(0) !== 0x7f45_4c46 || flat[4] !== 1) throw new Error(`${program.name} isn't a 32-bit ELF file`)
   const headersAt = flat.readUInt32LE(28)
-  const headers = Array.from({ length: flat.readUInt16LE(44) }, (_, i) =>
+  const headers: Buffer[] = Array.from({ length: flat.readUInt16LE(44) }, (_, i) =>
     Buffer.from(flat.subarray(headersAt + i * PROGRAM_HEADER_BYTES, headersAt + (i + 1) * PROGRAM_HEADER_BYTES)))
     .filter((header) => header.readUInt32LE(0) === PT_LOAD)
   const stub = makeStub(flat.readUInt32LE(24), program)

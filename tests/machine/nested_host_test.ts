@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os'
 import { after, before, suite, test } from 'node:test'
 import { findKvm, type KvmPlace } from './kvm_place.ts'
 
-const kvm = findKvm('host-test')
+const kvm = await findKvm('host-test')
 
 suite('a place with an ordinary /dev/kvm', { skip: kvm.skip }, () => {
   let place: KvmPlace

@@ -194,15 +194,19 @@ test('a chain that is a loop or too long is refused', { skip }, () => inFolder((
 
 test('an image with features that change what its bytes mean is refused by name', { skip: noQemu }, () =>
   inFolder((folder) => {
-    const image = (options: string, ...args: string[]): string => {
+    const image = (options: string): string => {
       const path = join(folder, 'image')
-      run('qemu-img', 'create', '-q', '-f', 'qcow2', ...args, '-o', options, path, '1M')
+      run('qemu-img', 'create', '-q', '-f', 'qcow2', '-o', options, path, '1M')
       return path
     }
     refuses('DISK_UNSUPPORTED', () => open(image('extended_l2=on')), /extended L2 entries/)
     refuses('DISK_UNSUPPORTED', () => open(image(`data_file=${folder}/data`)), /external data file/)
-    refuses('DISK_UNSUPPORTED', () => open(image('encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10',
-      '--object', 'secret,id=s,data=abc')), /LUKS/)
+    // Made by hand: qemu-img measures how fast the processor is for this, and gives up on a busy one.
+    const path = image('compat=1.1')
+    const bytes = readFileSync(path)
+    bytes.writeUInt32BE(2, 32)
+    writeFileSync(path, bytes)
+    refuses('DISK_UNSUPPORTED', () => open(path), /LUKS/)
   }))
 
 test('a descriptor that is given is used in place of the path, and closed', { skip }, () => inFolder((folder) => {

@@ -67,6 +67,8 @@ export class Qcow2Disk implements ImageDisk {
     this.#backing = this.#header.backing === undefined ? undefined : openBacking(this.#header.backing)
   }
 
+  get granularityBytes(): number { return this.#clusterBytes }
+
   get sizeBytes(): number { return this.#header.sizeBytes }
 
   /** What is wrong with the image, once something was found to be: for the log. */

@@ -111,6 +111,7 @@ export class Refcounts {
   /** One less points at `cluster`. How many still do. */
   release(cluster: number): number {
     const block = Math.floor(cluster / this.#perBlock)
+    if (!Number.isInteger(cluster)) return this.#damaged('a cluster isn\'t aligned')
     if (cluster >= this.capacity || this.#offset(block) === 0) return this.#damaged('a cluster in use has no refcount')
     const slot = this.#slot(block, cluster)
     if (slot < 0) return slot

@@ -111,7 +111,8 @@ export class Tables {
     this.host = first === 0 ? 0 : first + inCluster
     if (kind === WRONG) return this.damaged('an entry of an L2 table has unknown bits')
     if (first % cluster !== 0) return this.damaged('a cluster isn\'t aligned')
-    if (kind === PLAIN && first >= this.#file.sizeBytes) return this.damaged('a cluster lies outside the file')
+    // Where something was, or a zero has kept its place.
+    if (kind !== PACKED && first >= this.#file.sizeBytes) return this.damaged('a cluster lies outside the file')
     let run = cluster - inCluster
     let next = first + cluster
     // Compressed clusters come one by one.

@@ -12,6 +12,8 @@ export type Extent = { readonly position: number; readonly length: number; reado
 
 /** A disk that knows what of it is in its own file. */
 export interface ImageDisk extends Disk {
+  /** What room is given back by: to discard less writes zeros. For a guest to be told. */
+  readonly granularityBytes: number
   /** Ranges in order, none twice. What is in none is the backing file's, or zeros. Flush before. */
   allocated(): Iterable<Extent>
   /** Bytes that its own file takes. */
@@ -28,6 +30,8 @@ export function checkRequest(disk: Disk, position: number, length: number): void
 export class RawDisk implements ImageDisk {
   readonly sizeBytes: number
   readonly isReadOnly: boolean
+  // A block of the usual file systems.
+  readonly granularityBytes = 4096
   readonly #file: ImageFile
 
   constructor(file: ImageFile, isReadOnly: boolean) {

@@ -44,7 +44,7 @@ export class Connections {
   readonly memory = new RingMemory(GATEWAY_TCP_BYTES_MAX)
   readonly mss: number
   readonly #options: Options
-  // By the sum of both addresses (one of them is the guest's, always), then by both ports.
+  // By the sum of both addresses (one of them is the guest's, always), then by both ports: 32 bits with a sign, each.
   readonly #by = new Map<number, Map<number, Connection>>()
   readonly #segment = new Segment()
   readonly #dirty: Connection[] = []
@@ -73,7 +73,7 @@ export class Connections {
     const segment = this.#segment
     const fault = readSegment(slab, packet, segment)
     if (fault !== '') return fault
-    const found = this.#by.get(packet.source + packet.destination)?.get(segment.destination << 16 | segment.source)
+    const found = this.#by.get(packet.source + packet.destination | 0)?.get(segment.destination << 16 | segment.source)
     if (found === undefined || found.isReplacedBy(segment)) {
       if (found !== undefined) found.drop()
       if ((segment.flags & (SYN | ACK | RST)) === SYN) return this.#syn(packet, segment)
@@ -93,7 +93,7 @@ export class Connections {
   connect(local: number, remote: number, port: number): Promise<TcpStream | number> {
     const first = this.clock.random() % PORTS
     if (!this.#hasRoom()) return Promise.resolve(EAGAIN)
-    const sum = local + remote
+    const sum = local + remote | 0
     let localPort = 0
     for (let i = 0; i < PORTS && localPort === 0; i++) {
       const candidate = PORT_FIRST + (first + i) % PORTS
@@ -330,7 +330,7 @@ class Connection implements TcpLine {
     this.#head = { localPort, remotePort, seq: 0, ack: 0, flags: 0, window: 0, mss: all.mss, scale: SCALE }
   }
 
-  get sum(): number { return this.local + this.remote }
+  get sum(): number { return this.local + this.remote | 0 }
   get ports(): number { return this.localPort << 16 | this.remotePort }
 
   start(): Tcp {

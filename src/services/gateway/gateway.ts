@@ -80,6 +80,8 @@ export type GatewayFigures = {
   /** TCP connections that there are; and those that were made by the guest, to it, refused to it, refused by it. */
   readonly connections: number; readonly accepted: number; readonly opened: number
   readonly refused: number; readonly failed: number
+  /** Bytes of memory that connections hold. */
+  readonly bufferedBytes: number
   readonly names: Readonly<Record<'answered' | 'refused' | 'unknown' | 'failed', number>>
   /** Frames and packets that were thrown away, by reason. */
   readonly drops: Readonly<Record<string, number>>
@@ -174,6 +176,7 @@ export class Gateway {
         if (this.#port !== port) return
         this.#port = undefined
         this.#wire.sink = NOWHERE
+        this.#connections.flush()
         this.#owner.ended?.(why)
       },
     })
@@ -202,7 +205,7 @@ export class Gateway {
     const { frames: framesOut, bytes: bytesOut } = this.#wire.counts
     return {
       ...this.#counts, framesOut, bytesOut, connections: this.#connections.open, ...this.#connections.counts,
-      names: { ...this.#names.counts }, drops: { ...this.#drops },
+      bufferedBytes: this.#connections.memory.used, names: { ...this.#names.counts }, drops: { ...this.#drops },
     }
   }
 
@@ -226,6 +229,7 @@ export class Gateway {
     this.#counts.bytesIn += to - from
     this.#connections.begin()
     if (to - from < ETHERNET_BYTES) return this.#drop('frame short')
+    if (to - from > ETHERNET_BYTES + this.#lease.mtu) return this.#drop('frame long')
     const { view } = slab
     if (!isSame(this.#lease.mac, view, from + 6)) return this.#drop('frame spoofed')
     // The lowest bit of the first byte: to many.

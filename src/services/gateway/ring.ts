@@ -13,24 +13,26 @@ const KEPT_MAX = 8
 
 /** Memory for the rings of one gateway. */
 export class RingMemory {
+  /** Bytes that rings have now. */
+  used = 0
   readonly #free: Buffer[][] = SIZES.map(() => [])
-  #left: number
+  readonly #bytesMax: number
 
   constructor(bytesMax: number) {
-    this.#left = bytesMax
+    this.#bytesMax = bytesMax
   }
 
   /** Memory of at least `size` bytes; undefined if there is none, or `size` is beyond the largest ring. */
   take(size: number): Buffer | undefined {
     const i = SIZES.findIndex((one) => one >= size)
     const bytes = SIZES[i]
-    if (bytes === undefined || bytes > this.#left) return undefined
-    this.#left -= bytes
+    if (bytes === undefined || this.used + bytes > this.#bytesMax) return undefined
+    this.used += bytes
     return this.#free[i]!.pop() ?? Buffer.allocUnsafeSlow(bytes)
   }
 
   give(memory: Buffer): void {
-    this.#left += memory.length
+    this.used -= memory.length
     const free = this.#free[SIZES.indexOf(memory.length)]!
     if (free.length < KEPT_MAX) free.push(memory)
   }

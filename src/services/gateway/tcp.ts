@@ -128,7 +128,7 @@ export class Tcp {
   /** Ends it at once; the other side is told. */
   abort(errno = ECONNRESET): void {
     if (this.state === 'CLOSED') return this.#in.release()
-    if (this.state !== 'SYN_SENT') this.#line.send(this.#next, RST | ACK, undefined, 0, 0)
+    if (this.state !== 'SYN_SENT') this.#line.send(this.#max, RST | ACK, undefined, 0, 0)
     this.#close(errno)
   }
 
@@ -451,8 +451,10 @@ export class Tcp {
     return Math.min(hasSyn || this.#theirScale < 0 ? window : window >>> SCALE, 65_535)
   }
 
+  // From the last number ever sent: one of before, where a timeout goes on from, would be outside the other's window,
+  // and both ends would correct each other forever.
   #sendAck(): boolean {
-    if (!this.#line.send(this.#next, ACK, undefined, 0, 0)) {
+    if (!this.#line.send(this.#max, ACK, undefined, 0, 0)) {
       this.#ackNow = true
       return false
     }

@@ -3,6 +3,7 @@
 // Data waits in the connection's rings until the stream's reader wants it, so that a slow reader closes the guest's
 // window. A stream that is destroyed before both sides have ended resets the connection.
 
+import { Socket } from 'node:net'
 import { Duplex } from 'node:stream'
 import { ERRNO_NAMES } from '../../base/errno.ts'
 import type { Tcp } from './tcp.ts'
@@ -92,7 +93,9 @@ export function join(one: Duplex, other: Duplex): void {
   for (const [from, to] of [[one, other], [other, one]] as const) {
     from.on('error', () => {})
     from.on('close', () => {
-      if (!from.readableEnded || !from.writableFinished || from.errored !== null) to.destroy()
+      if (from.readableEnded && from.writableFinished && from.errored === null) return
+      if (to instanceof Socket) to.resetAndDestroy()
+      else to.destroy()
     })
   }
 }

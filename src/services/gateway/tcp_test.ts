@@ -1,4 +1,4 @@
-// services/gateway/tcp_test.ts: two ends of TCP joined by a cable that loses, doubles and mixes up; and hostile segments.
+// services/gateway/tcp_test.ts: two ends joined by a cable that loses, doubles and mixes up; and hostile ends.
 
 import assert from 'node:assert/strict'
 import { duplexPair, type Duplex } from 'node:stream'
@@ -38,13 +38,13 @@ async function connected(made: ReturnType<typeof rig>): Promise<Duplex> {
 }
 
 describe('TCP over a bad cable', () => {
-  for (let seed = 1; seed <= 40; seed++) {
+  for (let seed = 1; seed <= 60; seed++) {
     const trouble = { loss: seed % 4 * 3, twice: seed % 3 * 4, delayMs: [0, 3, 20][seed % 3]! }
     test(`every byte arrives once and in order, both ways, and both ends close: seed ${seed}`, async () => {
       const [theirs, ours] = duplexPair()
       const made = rig({ dial: () => Promise.resolve(theirs) }, { trouble, seed, mtu: [576, 1500, 9000][seed % 3]! })
       const stream = await connected(made)
-      const [up, down] = [pattern(1 + seed * 9000, seed), pattern(1 + (41 - seed) * 9000, -seed)]
+      const [up, down] = [pattern(1 + seed % 40 * 9000, seed), pattern(1 + Math.abs(41 - seed) % 40 * 9000, -seed)]
       const [atGuest, atServer] = [taken(stream), taken(ours)]
       stream.end(up)
       ours.end(down)
@@ -54,6 +54,7 @@ describe('TCP over a bad cable', () => {
       assert.ok(atGuest.bytes().equals(down), 'what the guest got')
       assert.equal(made.gateway.figures().connections, 0)
       assert.equal(made.guest.connections.open, 0)
+      assert.equal(made.gateway.figures().bufferedBytes + made.guest.connections.memory.used, 0)
     })
   }
 
@@ -247,6 +248,38 @@ describe('TCP with a hostile guest', () => {
     assert.equal(at.ended(), '')
     await say({ flags: ACK, seq: 1001, ack, data: Buffer.from('ab') })
     assert.deepEqual([at.bytes().toString(), at.ended()], ['abcd', 'end'])
+  })
+
+  test('an end behind the window isn\'t taken', async () => {
+    const { say, ack, at } = await puppetRig()
+    const edge = 1001 + TCP_BUFFER_BYTES_MAX
+    await say({ flags: FIN | ACK, seq: edge - 1, ack, data: Buffer.from('zz') })
+    for (let seq = 1001; seq < edge; seq += 1024) await say({ flags: ACK, seq, ack, data: Buffer.alloc(1024) })
+    assert.deepEqual([at.bytes().length, at.ended()], [TCP_BUFFER_BYTES_MAX, ''])
+  })
+
+  test('data behind an end takes no memory any more', async () => {
+    const { ours, say, ack, at, made } = await puppetRig()
+    await say({ flags: ACK, seq: 1010, ack, data: Buffer.from('never') })
+    await say({ flags: FIN | ACK, seq: 1001, ack, data: Buffer.from('a') })
+    ours.end()
+    await made.clock.pass(1)
+    await say({ flags: ACK, seq: 1003, ack: ack + 1 | 0 })
+    const { connections, bufferedBytes } = made.gateway.figures()
+    assert.deepEqual([at.bytes().toString(), at.ended(), connections, bufferedBytes], ['a', 'end', 0, 0])
+  })
+
+  test('the time that a guest stood still is no round trip', async () => {
+    const { ours, say, ack, made, heard } = await puppetRig()
+    ours.write('a')
+    await settled()
+    made.gateway.pause()
+    await made.clock.pass(3_600_000)
+    made.gateway.resume()
+    await say({ flags: ACK, seq: 1001, ack: ack + 1 | 0 })
+    ours.write('b')
+    await made.clock.pass(1500)
+    assert.ok(heard().filter(({ data }) => data === 'b').length >= 2, 'sent again soon')
   })
 
   test('segments of no connection are answered by resets, as after a restore', async () => {

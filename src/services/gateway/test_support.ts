@@ -64,7 +64,7 @@ export async function settled(): Promise<void> {
 export type Trouble = { readonly loss?: number; readonly twice?: number; readonly delayMs?: number }
 
 /** One end of a cable: what is sent comes out at the other one, a little later. */
-export class CableEnd implements FramePort {
+class CableEnd implements FramePort {
   slab = new Slab(70_000)
   peer!: CableEnd
   /** Every frame that came to this end, when a test wants them. */

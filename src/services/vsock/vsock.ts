@@ -115,9 +115,9 @@ export class Vsock implements ConnectionOwner {
 
   /** The guest knows of no connection any more: all of them end with ECONNRESET. Who listens goes on. */
   reset(): void {
-    for (const connection of [...this.#connections.values()]) connection.forget()
+    for (const connection of this.#connections.values()) connection.forget()
     this.#connections.clear()
-    for (const key of [...this.#lingering.keys()]) this.#forget(key)
+    for (const key of this.#lingering.keys()) this.#forget(key)
   }
 
   // ---- for connections
