@@ -30,7 +30,8 @@ const BENCHES = {
   snapshot: () => import('./snapshot.ts'),
   downtime: () => import('./downtime.ts'),
   engine: () => import('./engine.ts'),
-  gateway: () => import('./gateway.ts'), block: () => import('./block.ts'),
+  gateway: () => import('./gateway.ts'),
+  block: () => import('./block.ts'),
 } as const
 
 const wanted = process.argv.slice(2)

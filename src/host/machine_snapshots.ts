@@ -98,7 +98,7 @@ export class MachineSnapshots {
       const forked = readForked(this.#launch)
       const ramFd = this.#parts.receiver.take(machine!.ram ?? -1)
       if (ramFd === undefined) throw new CellarError('CAPTURE_ENDED', [name])
-      return { sections: forked, ramFd, isRamPrivate: machine!.engine === 'kvm' }
+      return { sections: forked, ramFd, isRamPrivate: true }
     }
     const { state } = await this.#parts.store.readMachine(from.snapshot, { module })
     this.#checkLike(state)

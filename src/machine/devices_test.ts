@@ -1,11 +1,13 @@
 // machine/devices_test.ts: the device thread as a machine has it: windows, eventfds, sockets, pause, save and restore.
 
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, test } from 'node:test'
 import type { Duplex } from 'node:stream'
+import { Worker } from 'node:worker_threads'
 import { clearEventFd, signalEventFd } from '../sys/eventfd.ts'
 import { makeRam, mapRam, unmapRam, type Mapped } from '../sys/guest_ram.ts'
 import { isSupported } from '../sys/libc.ts'
@@ -255,6 +257,34 @@ test('a disk that can\'t be opened refuses the start, and everything is closed',
   assert.deepEqual(bench.failures, [])
   await bench.close()
 })
+
+// A vCPU's thread: writes that the device thread must answer, and after each a look at whether it did.
+const WRITER = `
+  const { workerData, parentPort } = require('node:worker_threads')
+  import(workerData.windows).then(({ Windows }) => {
+    const windows = new Windows(workerData.shared)
+    let wrong = 0
+    for (let i = 0; i < 3000; i++) {
+      windows.write(workerData.index, 0x70, 4, i % 2)
+      if (windows.read(workerData.index, 0x70, 4) !== i % 2) wrong++
+    }
+    parentPort.postMessage(wrong)
+  })`
+
+test('vCPUs that write registers at the same time are all answered, each before it goes on', { skip }, () =>
+  withDisk(async (path) => {
+    const bench = new Bench(path)
+    await bench.devices.start()
+    const windows = new URL('../virtio/windows.ts', import.meta.url).href
+    const answers = await Promise.all([RNG, NET, BLK].map(async (index) => {
+      const worker = new Worker(WRITER, { eval: true, workerData: { shared: bench.shared, index, windows } })
+      const [wrong] = await once(worker, 'message') as [number]
+      await once(worker, 'exit')
+      return wrong
+    }))
+    assert.deepEqual(answers, [0, 0, 0])
+    await bench.close()
+  }))
 
 test('devices that have nothing to do use no processor time, whatever they wait for', { skip }, () =>
   withDisk(async (path) => {

@@ -11,7 +11,7 @@
 // RAM is always shared with QEMU: of private RAM we make a copy first (`ram`), as QEMU's balloon and free page
 // reporting punch holes into the file behind it, which others have, too.
 
-import { closeSync, fstatSync, readFileSync, readSync, writeSync } from 'node:fs'
+import { accessSync, closeSync, constants, fstatSync, readFileSync, readSync, writeSync } from 'node:fs'
 import { Socket } from 'node:net'
 import { CellarError } from '../base/errors.ts'
 import { loadKernel } from '../machine/boot.ts'
@@ -92,6 +92,7 @@ export class QemuEngine implements Engine {
     const disks = []
     const pairs: [number, number][] = []
     try {
+      checkProgram(spec.name, qemu.path)
       if (from === undefined) checkBoot(this.#ramFd, spec)
       for (const disk of spec.disks) disks.push(openChain(disk))
       while (pairs.length < 4) pairs.push(socketPair())
@@ -347,6 +348,16 @@ function threadNs(pid: number, thread: number): number | undefined {
     return Number(readFileSync(`/proc/${pid}/task/${thread}/schedstat`, 'latin1').split(' ')[0])
   } catch {
     return undefined
+  }
+}
+
+function checkProgram(name: string, path: string): void {
+  try {
+    accessSync(path, constants.X_OK)
+  } catch (error) {
+    // Node's permission model may not let us look, where the kernel lets us execute.
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') return
+    throw new CellarError('QEMU_MISSING', [name, `there is no ${path}`], { cause: error })
   }
 }
 

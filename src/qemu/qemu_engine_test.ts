@@ -198,10 +198,10 @@ describe('a QEMU that cannot be had', () => {
     return path
   }
 
-  test('one that is not there is an error with what the kernel says', async () => {
-    const error = await startWith('/nowhere/qemu-system-x86_64') as Error & { code: string }
-    assert.equal(error.code, 'QEMU_FAILED')
-    assert.match(error.message, /No such file|ENOENT/)
+  test('one that is not there is an error with a hint how to have it', async () => {
+    const error = await startWith('/nowhere/qemu-system-x86_64') as Error & { code: string; hint: string }
+    assert.equal(error.code, 'QEMU_MISSING')
+    assert.match(error.hint, /apt-get install qemu-system-x86/)
   })
 
   test('the last words of one that ends at its start are in the error', async (t) => {

@@ -125,7 +125,7 @@ export class NestedHost {
       '-M', 'q35,smm=off,sata=off,smbus=off,vmport=off',
       '-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot',
       '-kernel', packages.kernel, '-initrd', at('initramfs'),
-      '-append', `${KERNEL_LINE} nested.idle=${idleS * 10}`,
+      '-append', `${KERNEL_LINE}${tscKhz()} nested.idle=${idleS * 10}`,
       '-serial', `file:${at('kernel.log')}`,
       '-drive', `if=none,id=disk,format=raw,readonly=on,file=${makeDisk(packages)}`,
       '-chardev', `socket,id=run,path=${at('run.sock')},server=on,wait=off`,
@@ -180,6 +180,15 @@ export class NestedHost {
 // TSC, and hangs. All vCPUs see the TSC of the machine itself.
 const KERNEL_LINE = 'console=ttyS0 panic=-1 reboot=t quiet loglevel=4 tsc=reliable mitigations=off ' +
   'random.trust_cpu=on nokaslr'
+
+// Its clock would run fast or slow if it measured the TSC while this machine is busy. In a virtual machine, /proc/cpuinfo
+// has the TSC's frequency; on a bare one it may be another, and the kernel measures.
+function tscKhz(): string {
+  const text = readFileSync('/proc/cpuinfo', 'utf8')
+  const megahertz = /^cpu MHz\s*: ([\d.]+)/m.exec(text)?.[1]
+  const isVirtual = /^flags.*\bhypervisor\b/m.test(text)
+  return isVirtual && megahertz !== undefined ? ` tsc_early_khz=${Math.round(Number(megahertz) * 1000)}` : ''
+}
 
 /** Every file below `paths`, by its path there. `mark` changes when the file does. */
 function listFiles(paths: readonly (string | SentFile)[]): Map<string, { from: string; mode: number; mark: string }> {

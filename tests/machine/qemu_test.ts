@@ -124,7 +124,8 @@ describe('Linux under QEMU', { skip: 'missing' in packages ? packages.missing : 
     createDisk(join(folder, 'top'), { format: 'qcow2', sizeBytes: 4 * MIB, backing: { path: 'base', format: 'raw' } })
     const machine = await boot(t, { disks: [disk(join(folder, 'top'), { backingFolders: [folder] }),
       disk(join(folder, 'base'), { format: 'raw', readOnly: true, serial: 'second' })] })
-    assert.equal((await run(machine, 'cat /sys/block/vda/serial; echo; cat /sys/block/vdb/ro')).trim(), 'cellar-test\n1')
+    const seen = await run(machine, 'cat /sys/block/vda/serial; echo; cat /sys/block/vdb/ro')
+    assert.equal(seen.trim(), 'cellar-test\n1')
     assert.match(await run(machine, 'dd if=/dev/vda bs=4 count=1 skip=1000 2>/dev/null'), /base/)
     await run(machine, 'yes cellar | dd of=/dev/vda bs=4096 seek=100 count=2 conv=fsync 2>/dev/null')
     assert.match(await run(machine, 'echo x | dd of=/dev/vdb 2>&1'), /not permitted|Read-only|error/)
@@ -204,7 +205,7 @@ describe('Linux under QEMU', { skip: 'missing' in packages ? packages.missing : 
     }
   })
 
-  test('it goes on in a new QEMU with what its RAM held, and has a generation of its own', async (t) => {
+  test('it goes on in a new QEMU with what its RAM held, under a new generation', async (t) => {
     const machine = await boot(t)
     await run(machine, 'echo nonce-$$-$(cat /proc/sys/kernel/random/uuid) > /nonce')
     const nonce = await run(machine, 'cat /nonce; cat /proc/sys/kernel/random/boot_id')
