@@ -31,6 +31,7 @@ const BENCHES = {
   downtime: () => import('./downtime.ts'),
   engine: () => import('./engine.ts'),
   gateway: () => import('./gateway.ts'),
+  virtio: () => import('./virtio.ts'),
   block: () => import('./block.ts'),
 } as const
 

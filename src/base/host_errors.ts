@@ -131,7 +131,8 @@ export const HOST_ERRORS = {
   CONTEXT_INVALID: entry(400, (path: string, what: string) => `Cannot use the contexts in "${path}": ${what}`,
     "Mend the file, or delete it and use 'cellar context create'"),
 
-  MACHINE_NO_ENGINE: entry(422, (name: string, why: string) => `Cannot run machine "${name}" as nothing here can: ${why}`,
+  MACHINE_NO_ENGINE: entry(422, (name: string, why: string) =>
+    `Cannot run machine "${name}" as nothing here can: ${why}`,
     "See 'cellar doctor'; QEMU runs machines anywhere: apt-get install qemu-system-x86"),
   MACHINE_LOST: entry(500, (name: string, why: string) => `Cannot go on with machine "${name}": ${why}`,
     "See 'cellar logs' for its last words, and the host's log"),
@@ -151,7 +152,8 @@ export const HOST_ERRORS = {
     'Run the host as root or in the group kvm, or run it with --engine qemu'),
   MACHINE_KERNEL_UNREADABLE: entry(422, (path: string, why: string) => `Cannot read kernel "${path}": ${why}`,
     'Check the path, and that the host may read it'),
-  MACHINE_KERNEL_DAMAGED: entry(422, (path: string, why: string) => `Cannot boot kernel "${path}" as it is damaged: ${why}`,
+  MACHINE_KERNEL_DAMAGED: entry(422, (path: string, why: string) =>
+    `Cannot boot kernel "${path}" as it is damaged: ${why}`,
     'Give the kernel as the distribution ships it, such as /boot/vmlinuz-*'),
   MACHINE_KERNEL_UNSUPPORTED: entry(422, (path: string, why: string) => `Cannot boot kernel "${path}": ${why}`,
     'Give a 64-bit Linux kernel (bzImage, from Linux 3.8 on), or an ELF kernel with a PVH entry point'),

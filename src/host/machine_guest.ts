@@ -1,10 +1,10 @@
 // host/machine_guest.ts: a machine in its process, from its start to its end.
 //
-//   start → image, RAM, disks, network card → engine → `started` → (reset → engine anew)* → off, crashed, stopped: `ended`
+//   start → image, RAM, disks, network card → engine → `started` → (reset → engine anew)* → off, crashed, stopped
 //
 // A reset ends the engine and makes another with the same disks: to the host the guest runs on. To stop it is to ask:
-// its agent if it has one, else its power button; who doesn't go in time is ended. Elsewhere: what it has (machine_parts
-// .ts), its network (machine_net.ts), captures (machine_snapshots.ts).
+// its agent if it has one, else its power button; who doesn't go in time is ended. Elsewhere: what it has
+// (machine_parts.ts), its network (machine_net.ts), captures (machine_snapshots.ts).
 
 import { CellarError } from '../base/errors.ts'
 import { signals } from '../base/signals.ts'
@@ -54,7 +54,7 @@ export class MachineGuest {
   readonly launch: GuestLaunch
   readonly snapshots: MachineSnapshots
   readonly #parts: MachineGuestParts
-  readonly #console: MachineConsole
+  readonly #screen: MachineConsole
   readonly #owner: GuestConsole
   readonly #net: MachineNet
   readonly #agent: Agent
@@ -81,7 +81,7 @@ export class MachineGuest {
     this.#ramBytes = launch.machine!.memoryBytes
     this.#kvmFd = launch.machine!.kvm === undefined ? undefined : receiver.take(launch.machine!.kvm)
     this.#owner = consoles.add(launch.id, true, undefined)
-    this.#console = new MachineConsole(NUMBER, consoles)
+    this.#screen = new MachineConsole(NUMBER, consoles)
     this.#net = new MachineNet(launch, { line, receiver })
     this.snapshots = new MachineSnapshots(launch, { line, receiver, store: parts.store,
       machine: () => this.#captured(), release: () => void this.#release(),
@@ -143,12 +143,12 @@ export class MachineGuest {
   }
 
   input(number: number, bytes: Uint8Array | null): void {
-    if (number === NUMBER) this.#console.read(bytes)
+    if (number === NUMBER) this.#screen.read(bytes)
     else this.#exec.input(number, bytes)
   }
 
   credit(number: number, bytes: number): void {
-    if (number === NUMBER) this.#console.credit(bytes)
+    if (number === NUMBER) this.#screen.credit(bytes)
     else this.#exec.credit(number, bytes)
   }
 
@@ -210,10 +210,11 @@ export class MachineGuest {
 
   async #power(sections: Sections | undefined): Promise<void> {
     const { blobFolder } = this.#parts
-    const spec = specOf(this.launch, { blobFolder, nics: this.#net.connect(), generation: this.snapshots.generation })
+    const { generation } = this.snapshots
+    const spec = specOf(this.launch, { blobFolder, nics: this.#net.connect(), generation })
     const engine = engineFor(this.launch, this.#kvmFd, { spec, ramFd: this.#ramFd!, isRamPrivate: this.#isRamPrivate,
       from: sections, events: {
-        console: (bytes) => { if (this.#engine === engine) this.#console.write(bytes) },
+        console: (bytes) => { if (this.#engine === engine) this.#screen.write(bytes) },
         ended: (end) => { if (this.#engine === engine) this.#ended(end) },
         agent: (stream) => { if (this.#engine === engine) this.#agent.attach(stream) },
         say: (say) => this.#parts.line.send({ say, id: this.launch.id }),
@@ -223,13 +224,13 @@ export class MachineGuest {
     this.#parts.locked()
     await engine.start()
     if (this.#isOver) return
-    this.#console.connect(engine)
+    this.#screen.connect(engine)
     if (this.#isPaused) await engine.pause()
   }
 
   #attach(stream: number): void {
     this.#parts.consoles.attach(this.#owner, stream)
-    this.#console.replay((bytes) => this.#parts.consoles.replay(stream, bytes))
+    this.#screen.replay((bytes) => this.#parts.consoles.replay(stream, bytes))
   }
 
   // The agent is there, for the first time or again: after a reset without its mounts.
@@ -303,7 +304,7 @@ export class MachineGuest {
   async #reset(): Promise<void> {
     const before = this.#engine
     this.#engine = undefined
-    this.#console.connect(undefined)
+    this.#screen.connect(undefined)
     await before?.close()
     if (this.#isOver) return
     this.#closeRam()
@@ -324,9 +325,9 @@ export class MachineGuest {
 
   #failed(error: unknown): void {
     if (this.#isOver) return
+    const lost = error instanceof Error && 'syscall' in error ? error.message : undefined
     const known = error instanceof CellarError ? error
-      : error instanceof Error && 'syscall' in error ? new CellarError('MACHINE_LOST', [this.launch.name, error.message])
-        : undefined
+      : lost === undefined ? undefined : new CellarError('MACHINE_LOST', [this.launch.name, lost])
     if (known === undefined) return this.#parts.die(error)
     void this.#over({ kind: 'failed', code: known.code, values: known.values })
   }
@@ -346,7 +347,7 @@ export class MachineGuest {
     this.#parts.health.remove(this.launch.id)
     const engine = this.#engine
     this.#engine = undefined
-    this.#console.connect(undefined)
+    this.#screen.connect(undefined)
     this.#exec.close()
     this.#agent.close()
     this.#net.close()
@@ -370,8 +371,9 @@ function statusOf(outcome: GuestEnd['outcome']): number {
 function figuresOf(figures: MachineFigures, { ageNs, vcpus }: { ageNs: number; vcpus: number }): GuestFigures {
   const { vcpuNs, residentBytes, ...machine } = figures
   return {
-    ageNs, runningNs: vcpuNs, runnableNs: 0, waitingNs: Math.max(0, ageNs * vcpus - vcpuNs), throttledNs: 0, pausedNs: 0,
-    stints: 0, switches: 0, preemptions: 0, throttledBy: undefined, memoryBytes: residentBytes, pcpu: 0, waitedFor: [], hypercalls: 0,
+    ageNs, runningNs: vcpuNs, runnableNs: 0, waitingNs: Math.max(0, ageNs * vcpus - vcpuNs), throttledNs: 0,
+    pausedNs: 0, stints: 0, switches: 0, preemptions: 0, throttledBy: undefined, memoryBytes: residentBytes, pcpu: 0,
+    waitedFor: [], hypercalls: 0,
     machine: { ...machine, vcpus },
   }
 }

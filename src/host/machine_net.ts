@@ -38,6 +38,8 @@ type Dialled = Extract<ToProcess, { readonly dialled: number }>
 type Resolved = Extract<ToProcess, { readonly resolved: number }>
 type Incoming = Extract<ToProcess, { readonly incoming: string }>
 
+type Lines = { readonly line: HostLine; readonly receiver: FdReceiver }
+
 /** One machine's network. */
 export class MachineNet {
   readonly #launch: GuestLaunch
@@ -54,7 +56,7 @@ export class MachineNet {
   #next = 1
   #isClosed = false
 
-  constructor(launch: GuestLaunch, { line, receiver }: { readonly line: HostLine; readonly receiver: FdReceiver }) {
+  constructor(launch: GuestLaunch, { line, receiver }: Lines) {
     const { machine, name } = launch
     this.#launch = launch
     this.#line = line

@@ -69,7 +69,8 @@ KvmEngine | QemuEngine {
     const path = findQemu()
     if (path === undefined) throw new CellarError('MACHINE_LOST', [name, 'its process finds no QEMU'])
     // QEMU opens /dev/kvm itself: as a project's user it may not.
-    return new QemuEngine({ ...options, qemu: { path, accelerator: kvmFd !== undefined && mayOpenKvm() ? 'kvm' : 'tcg' } })
+    const accelerator = kvmFd !== undefined && mayOpenKvm() ? 'kvm' : 'tcg'
+    return new QemuEngine({ ...options, qemu: { path, accelerator } })
   }
   if (kvmFd === undefined) throw new CellarError('MACHINE_LOST', [name, 'it was given no /dev/kvm'])
   return new KvmEngine({ ...options, kvmFd })

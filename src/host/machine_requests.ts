@@ -33,7 +33,8 @@ export class Requests {
     const { id, run, name, networks, machine, env, args } = this.#launch
     if (asked.what === 'metadata') {
       return { errno: 0, text: JSON.stringify({ id, name, generation, networks, vcpus: machine!.vcpus,
-        memoryBytes: machine!.memoryBytes, engine: machine!.engine, args: args.slice(1), env: Object.fromEntries(env) }) }
+        memoryBytes: machine!.memoryBytes, engine: machine!.engine, args: args.slice(1),
+        env: Object.fromEntries(env) }) }
     }
     if (!this.#line.isConnected || !this.#allowance.allow()) return { errno: EAGAIN }
     const question = this.#next++

@@ -122,7 +122,7 @@ export class MachineSnapshots {
   #checkLike({ machine }: MachineState): void {
     const { engine, vcpus, memoryBytes } = this.#launch.machine!
     const foreign = (why: string): CellarError => new CellarError('SNAPSHOT_FOREIGN', [why])
-    if (machine.engine !== engine) throw foreign(`it is of a machine under ${machine.engine}, this one is under ${engine}`)
+    if (machine.engine !== engine) throw foreign(`its machine ran under ${machine.engine}, this one is under ${engine}`)
     if (machine.vcpus !== vcpus) throw foreign(`its machine has ${machine.vcpus} vCPUs, this one has ${vcpus}`)
     if (machine.ramBytes !== memoryBytes) throw foreign(`its RAM has ${machine.ramBytes} bytes, not ${memoryBytes}`)
     const names = diskFiles(this.#launch).map(({ name }) => name).join()
@@ -208,8 +208,8 @@ export class MachineSnapshots {
     const { engine: name, vcpus, memoryBytes: ramBytes } = this.#launch.machine!
     const files: { name: string; source: PageSource }[] = []
     try {
-      const sections = [...await engine.save()].map(([section, bytes]) => ({ name: section, bytes: Uint8Array.from(bytes) }))
-        .sort((a, b) => a.name < b.name ? -1 : 1)
+      const sections = [...await engine.save()]
+        .map(([section, bytes]) => ({ name: section, bytes: Uint8Array.from(bytes) })).sort((a, b) => a.name < b.name ? -1 : 1)
       for (const disk of diskFiles(this.#launch)) {
         files.push({ name: disk.name, source: openPages(disk.path, constants.O_RDONLY) })
       }

@@ -1,7 +1,7 @@
-// host/machines.ts: what a machine is given before it starts: an engine, a folder, and descriptors that only a host has.
+// host/machines.ts: what a machine is given before it starts: an engine, a folder, descriptors that only a host has.
 //
-// A machine's process runs as its project's user and may open neither /dev/kvm nor a network device: the host opens them
-// and hands them over. Elsewhere: which engine (machine_engine.ts), the process (machine_process.ts), the rest of a
+// A machine's process runs as its project's user and may open neither /dev/kvm nor a network device: the host opens
+// them and hands them over. Elsewhere: which engine (machine_engine.ts), the process (machine_process.ts), the rest of a
 // launch (launch.ts).
 
 import { openSync } from 'node:fs'
@@ -75,7 +75,8 @@ export class Machines {
     const engine = handle.engine!.name
     const hasKvm = engine === 'kvm' || await this.engines.hasKvm()
     return {
-      engine, egress: spec.egress, peers: state.peersOf(guest), image: this.#parts.imageOf(row.manifestDigest), folder: paths.machine(project, id), address, cid: CID_FIRST + address,
+      engine, egress: spec.egress, peers: state.peersOf(guest), image: this.#parts.imageOf(row.manifestDigest),
+      folder: paths.machine(project, id), address, cid: CID_FIRST + address,
       ...(hasKvm ? { kvm: await giveFd(handle, openKvm(row.name)) } : {}),
       ...(ramFd === undefined ? {} : { ram: await shareFd(handle, ramFd) }),
       ...(spec.machine!.tap === undefined ? {} : { tap: await giveFd(handle, tapOf(row.name, spec.machine!.tap)) }),

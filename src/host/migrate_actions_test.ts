@@ -112,7 +112,8 @@ Promise<Source> {
       yield Buffer.from(`${snapshot.slice(7, 9)} ${JSON.stringify(wanted)}`)
     } } as never,
     files: { release: (_: string, digest: string) => { did.push(`free ${digest.slice(7, 8)}`) } } as never,
-    blob: () => import.meta.filename, carrier: async () => assert.fail('it is a cell'), clear: async () => { did.push('clear') }, stoppedMsMax: 200 })
+    blob: () => import.meta.filename, carrier: async () => assert.fail('it is a cell'),
+    clear: async () => { did.push('clear') }, stoppedMsMax: 200 })
   return Object.assign(made, { actions })
 }
 

@@ -290,12 +290,12 @@ export class Processes {
     child.once('error', (error) => { why.text = error.message })
     child.once('exit', (code, signal) => {
       why.text = signal === null ? `it ended with status ${code}` : `it was ended by ${signal}`
-      log.info(`${handle.kind === 'cells' ? 'cell' : 'machine'} process ended`, { process: handle.id, project: handle.project, why: why.text })
+      log.info(`${wordFor(handle)} ended`, { process: handle.id, project: handle.project, why: why.text })
       // One that never said hello is lost by who waits for it.
       if (handle.hasAnswered) this.#lose(handle, why.text)
     })
     child.unref()
-    log.info(`${handle.kind === 'cells' ? 'cell' : 'machine'} process started`, { process: handle.id, project: handle.project, pid: handle.pid })
+    log.info(`${wordFor(handle)} started`, { process: handle.id, project: handle.project, pid: handle.pid })
     return why
   }
 
@@ -383,9 +383,13 @@ export class Processes {
 
 function newHandle(id: number, project: string, runFolder: string, kind: ProcessHandle['kind'] = 'cells'):
 ProcessHandle {
-  return { id, project, runFolder, kind, engine: undefined, pid: 0, link: undefined, hasAnswered: false, guests: new Set(),
-    volumes: new Map(), isDraining: false, idle: undefined, nextTicket: Math.floor(Math.random() * 2 ** 40),
+  return { id, project, runFolder, kind, engine: undefined, pid: 0, link: undefined, hasAnswered: false,
+    guests: new Set(), volumes: new Map(), isDraining: false, idle: undefined, nextTicket: Math.floor(Math.random() * 2 ** 40),
     sayings: new Allowance(SAYINGS_MAX, SAYINGS_MS) }
+}
+
+function wordFor({ kind }: ProcessHandle): string {
+  return kind === 'cells' ? 'cell process' : 'machine process'
 }
 
 // A machine process may have left a QEMU, which is in the group that began with it: a number that no other process gets

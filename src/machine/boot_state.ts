@@ -5,17 +5,18 @@
 // for INIT and SIPI, which KVM handles.
 
 import { kvm_dtable, kvm_regs, kvm_segment, kvm_sregs } from '../kvm/abi.ts'
-import { GDT_START, PAGE_TABLES_START } from './layout.ts'
+import { GDT_START, PAGE_TABLES_START, RESET_PORT, RESET_VALUE, RESET_VECTOR } from './layout.ts'
 
 import type { Entry } from './boot.ts'
 
-/** Writes the descriptor table and the page tables that `entryRegisters` refer to. */
+/** Writes the descriptor table and the page tables that `entryRegisters` refer to, and what firmware there is. */
 export function writeBootTables(ram: Uint8Array): void {
   const view = new DataView(ram.buffer, ram.byteOffset, ram.byteLength)
   const put = (at: number, value: bigint): void => view.setBigUint64(at, value, true)
   put(GDT_START, 0n)
   put(GDT_START + 8, 0n)
   put(GDT_START + CODE, 0x00af_9b00_0000_ffffn)
+  ram.set(RESET_CODE, RESET_VECTOR)
   put(GDT_START + DATA, 0x00cf_9300_0000_ffffn)
   const directory = PAGE_TABLES_START + 0x1000
   put(PAGE_TABLES_START, BigInt(directory) | PRESENT_WRITABLE)
@@ -75,6 +76,13 @@ function taskSegment(view: DataView, at: number): void {
   view.setUint8(at + kvm_segment.at.s, 0)
   view.setUint8(at + kvm_segment.at.g, 0)
 }
+
+// Real mode. Linux on hardware-reduced ACPI takes it for granted that it can reboot through EFI; where there is none, it
+// jumps to the reset vector, and would find zeros there, which are instructions.
+const RESET_CODE = [
+  0xb0, RESET_VALUE, 0xba, RESET_PORT & 0xff, RESET_PORT >> 8, // mov al, RESET_VALUE; mov dx, RESET_PORT
+  0xee, 0xf4, 0xeb, 0xfd,                                      // out dx, al; hlt; jmp to the hlt
+]
 
 // Selectors, as boot.rst wants them.
 const CODE = 0x10

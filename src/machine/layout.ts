@@ -2,10 +2,11 @@
 //
 //   0000_0500  GDT                                        000e_0000  ACPI tables, RSDP first: a BIOS's place
 //   0000_6000  PVH start info, module and memory map      000f_f000  generation (VMGenID), 16 bytes
-//   0000_7000  zero page (Linux boot protocol)            0010_0000  kernel, then RAM to 3.25 GiB at the most
-//   0000_9000  page tables of the first instruction       d000_0000  virtio-mmio windows, 4 KiB each
-//   0002_0000  kernel command line                        fec0_0000  IOAPIC, fee0_0000 local APIC (KVM's)
-//   0009_fc00  from here to 1 MiB: not RAM to the guest   1_0000_0000  the rest of RAM
+//   0000_7000  zero page (Linux boot protocol)            000f_fff0  reset vector: nine bytes that reset the machine
+//   0000_9000  page tables of the first instruction       0010_0000  kernel, then RAM to 3.25 GiB at the most
+//   0002_0000  kernel command line                        d000_0000  virtio-mmio windows, 4 KiB each
+//   0009_fc00  from here to 1 MiB: not RAM to the guest   fec0_0000  IOAPIC, fee0_0000 local APIC (KVM's)
+//                                                         1_0000_0000  the rest of RAM
 //
 // A device's place is its number in the table of devices: window, interrupt and name in ACPI follow from it, in our own
 // VMM alone (QEMU has its own board).
@@ -24,6 +25,8 @@ const LOW_MEMORY_END = 0x9_fc00
 export const ACPI_START = 0xe_0000
 export const ACPI_END = 0xf_f000
 export const GENERATION_START = 0xf_f000
+/** Where a processor of a PC begins, and where a kernel jumps that knows no other way to reboot. */
+export const RESET_VECTOR = 0xf_fff0
 export const KERNEL_START = 0x10_0000
 
 export const VIRTIO_MMIO_BASE = 0xd000_0000

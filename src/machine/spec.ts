@@ -6,7 +6,6 @@
 /** The largest machines; more is refused when a guest is specified. */
 export const VCPUS_MAX = 32
 export const DISKS_MAX = 8
-export const NICS_MAX = 4
 
 /** A disk of a machine, in the order in which the guest has them: vda, vdb, … */
 export type DiskSpec = {
@@ -21,7 +20,7 @@ export type DiskSpec = {
   readonly backingFolders: readonly string[]
 }
 
-/** A network card. Frames go through `fd`: each after its length, 32 bits, big-endian, as QEMU's stream netdev has it. */
+/** A network card. Frames go through `fd`: each after its length, 32 bits, big-endian, as QEMU's stream netdev does. */
 export type NicSpec = {
   /** 'xx:xx:xx:xx:xx:xx' */
   readonly mac: string

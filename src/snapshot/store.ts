@@ -64,7 +64,8 @@ export class SnapshotStore {
    * Keeps a snapshot. `durable`: it is on the disk when this resolves. Throws CAPTURE_IMPOSSIBLE for what no snapshot
    * can have.
    */
-  async write(meta: SnapshotMeta, state: CellState | MachineState, options: { durable: boolean; known?: Known | undefined }):
+  async write(meta: SnapshotMeta, state: CellState | MachineState,
+    options: { durable: boolean; known?: Known | undefined }):
   Promise<WrittenSnapshot> {
     const { durable, known } = options
     const { memory } = state

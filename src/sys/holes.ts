@@ -1,4 +1,4 @@
-// sys/holes.ts: where a sparse file has data (lseek(2), SEEK_DATA and SEEK_HOLE): what was never written isn't looked at.
+// sys/holes.ts: where a sparse file has data (lseek(2), SEEK_DATA, SEEK_HOLE): what was never written isn't looked at.
 
 import { ENXIO } from '../base/errno.ts'
 import { answer, bind } from './libc.ts'
@@ -12,7 +12,8 @@ const native = bind({ lseek: { arguments: ['int32', 'int64', 'int32'], return: '
  * Ranges of `fd` that may hold something, ascending; all between them reads as zero. All of it where the file system
  * can't tell. The descriptor's own offset moves.
  */
-export function* dataRanges(fd: number, sizeBytes: number): Generator<{ readonly start: number; readonly end: number }> {
+export function* dataRanges(fd: number, sizeBytes: number):
+Generator<{ readonly start: number; readonly end: number }> {
   for (let at = 0; at < sizeBytes;) {
     const start = seek(fd, at, SEEK_DATA)
     if (start === -ENXIO) return

@@ -43,6 +43,8 @@ const AF_UNIX = 1
 const CLONE_THREAD = 0x00010000
 /** CLONE_NEW*: a namespace for what is made. */
 const CLONE_NAMESPACES = 0x7e020080
+/** What setpriv and who starts it call. */
+const SPAWNING: readonly string[] = ['fork', 'vfork', 'capset']
 /** ioctls that type into a terminal. */
 const TIOCSTI = 0x5412
 const TIOCLINUX = 0x541c
@@ -54,7 +56,7 @@ const TIOCLINUX = 0x541c
  */
 export function cellFilter(architecture: Architecture, pid: number, spawns = false): Instruction[] {
   const calls = CALLS[architecture]
-  const refused = spawns ? REFUSED_CALLS.filter(([name]) => name !== 'fork' && name !== 'vfork') : REFUSED_CALLS
+  const refused = spawns ? REFUSED_CALLS.filter(([name]) => !SPAWNING.includes(name)) : REFUSED_CALLS
   return [
     ...start(architecture),
     ...refuse(refused, architecture),

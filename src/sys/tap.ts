@@ -18,7 +18,7 @@ const scratch = new Scratch(48)
 
 const native = bind({ ioctl: { arguments: ['int32', 'uint64', 'int64'], return: 'int32' } })
 
-/** Opens the device, which must be there: a descriptor, or a negated errno. Its frames begin with 12 bytes of header. */
+/** Opens the device, which must be there: a descriptor, or a negated errno. Frames begin with 12 bytes of header. */
 export function openTap(name: string): number {
   let fd: number
   try {
