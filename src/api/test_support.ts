@@ -313,7 +313,8 @@ export class FakeOperator implements Operator {
   async volume(project: string, name: string): Promise<VolumeView> {
     return { ...this.#volume(project, name), usedBytes: 0 }
   }
-  async createVolume(project: string, name: string, spec: { size: string; kind: 'folder' | 'disk' }): Promise<VolumeView> {
+  async createVolume(project: string, name: string, spec: Pick<VolumeView, 'kind'> & { size: string }):
+  Promise<VolumeView> {
     const { volumes } = this.#of(project, true)
     if (volumes.has(name)) throw new CellarError('EXISTS', ['volume', name])
     return put(volumes, { project, name, sizeBytes: parseSize(spec.size)!, guests: [], createdAt: 0,
@@ -345,7 +346,8 @@ export class FakeOperator implements Operator {
   async apply(): ReturnType<Operator['apply']> { return [{ kind: 'guest', name: 'web', action: 'create' }] }
 
   images(): ImageView[] {
-    return [{ kind: 'cell', names: ['app:latest'], digest: DIGEST, module: DIGEST, sizeBytes: 8, createdAt: 0, guests: 0 }]
+    return [{ kind: 'cell', names: ['app:latest'], digest: DIGEST, module: DIGEST, sizeBytes: 8, createdAt: 0,
+      guests: 0 }]
   }
   image(reference: string): ImageView {
     return lost('image', reference, this.images().find(({ names, digest }) =>

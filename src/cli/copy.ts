@@ -1,4 +1,4 @@
-// cli/copy.ts: `cellar cp`: files between this machine and a volume, or a machine that runs, as tar archives on the way.
+// cli/copy.ts: `cellar cp`: files between here and a volume, or a machine that runs, as tar archives on the way.
 //
 // A name is a volume's if there is one, else a guest's.
 //

@@ -56,8 +56,8 @@ export const GUEST_COMMANDS: readonly Command[] = [
   },
   {
     name: 'resize', group: 'Guests', summary: 'Ask a machine to do with less memory, or give it back',
-    about: "A balloon in the guest takes what it can spare, and gives it back to the host: see 'stats -o wide'. Never\n" +
-      'more than the machine was started with; a restart begins with all of it.',
+    about: "A balloon in the guest takes what it can spare, and gives it back to the host: see 'stats -o wide'.\n" +
+      'Never more than the machine was started with; a restart begins with all of it.',
     examples: ['resize debian 128MiB'], flags: PLAIN, words: [GUEST, { label: 'SIZE' }],
     load: async () => (await import('./guest_verbs.ts')).resizeGuest,
   },
@@ -103,7 +103,8 @@ export const GUEST_COMMANDS: readonly Command[] = [
     load: async () => (await import('./session.ts')).exec,
   },
   {
-    name: 'attach', aliases: ['console'], group: 'Guests', summary: "See a guest's output as it comes, and write to its input",
+    name: 'attach', aliases: ['console'], group: 'Guests',
+    summary: "See a guest's output as it comes, and write to its input",
     about: "Ctrl-C leaves the guest alone. Its input is there if it was started with -i ('stdin: true').\n" +
       'The console of a machine begins with the last that it wrote, and always takes input: on a terminal each key\n' +
       'goes to the guest, and Ctrl-] leaves it.',
@@ -129,9 +130,11 @@ export const GUEST_COMMANDS: readonly Command[] = [
   },
   {
     name: 'cp', group: 'Guests', summary: 'Copy files out of a volume or a machine, or into one',
-    about: 'One of the two is VOLUME:PATH, or MACHINE:PATH while it runs. A folder is copied with all that is in it. - is a tar archive: ' +
+    about: 'One of the two is VOLUME:PATH, or MACHINE:PATH while it runs. A folder is copied with all that is in it.\n' +
+      '- is a tar archive: ' +
       'from stdin, or to stdout. A target that ends in / is put into; any other is the new name.',
-    examples: ['cp data:/config.json .', 'cp site/ data:/www', 'cp data:/ - | tar t', 'cp debian:/etc/hostname .'], flags: PLAIN,
+    examples: ['cp data:/config.json .', 'cp site/ data:/www', 'cp data:/ - | tar t', 'cp debian:/etc/hostname .'],
+    flags: PLAIN,
     words: [{ label: 'SOURCE', names: 'volume path' }, { label: 'TARGET', names: 'volume path' }],
     load: async () => (await import('./copy.ts')).copy,
   },

@@ -43,7 +43,7 @@ export async function run(argv: readonly string[]): Promise<number> {
   }
   if (flags.from !== undefined) return await (await import('./run_from.ts')).runFrom(parsed)
   if (flags.detach !== undefined) return await (await import('./run_detached.ts')).runDetached(parsed)
-  // A word that is no file is the name of an image, and that is a host's. It costs a look at the file in that case only.
+  // A word that is no file is the name of an image, and that is a host's.
   if (rest[0]?.endsWith('.wasm') === false && flags.file === undefined) {
     const { isProgram } = await import('./run_detached.ts')
     if (!isProgram(rest[0])) return await (await import('./run_image.ts')).runImage(parsed)

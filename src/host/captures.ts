@@ -83,8 +83,8 @@ export class Captures {
   }
 
   /**
-   * Copies what a machine's children begin with: RAM into a memfd, by its ticket, the rest into their folders. Throws as
-   * `capture`.
+   * Copies what a machine's children begin with: RAM into a memfd, by its ticket, the rest into their folders. Throws
+   * as `capture`.
    */
   async forkMachine(guest: Guest, ram: number, children: readonly { readonly folder: string }[]): Promise<void> {
     const { id, run } = guest.row

@@ -27,5 +27,6 @@ export function complete(name: string, spec: GuestSpec, { machine }: OfImage): G
     return spec
   }
   for (const [field, isUsed] of CELL_ONLY) if (isUsed(spec)) throw new CellarError('MACHINE_WORD', [name, field])
-  return { ...spec, memory: spec.memory ?? machine.memory ?? MEMORY_DEFAULT, machine: spec.machine ?? MACHINE.parse({}) }
+  const memory = spec.memory ?? machine.memory ?? MEMORY_DEFAULT
+  return { ...spec, memory, machine: spec.machine ?? MACHINE.parse({}) }
 }

@@ -12,7 +12,9 @@ import { canRun, examine, type Finding } from './doctor.ts'
 const skip = isSupported() ? false : 'needs Linux and a Node with FFI'
 const named = (findings: readonly Finding[], name: string): Finding => findings.find((one) => one.name === name)!
 
-test('examine finds what this machine has, says what to do about the rest, and leaves nothing behind', { skip }, async () => {
+test('examine finds what this machine has, says what to do about the rest, and leaves nothing behind', {
+  skip,
+}, async () => {
   const folder = mkdtempSync(join(tmpdir(), 'cellar-doctor-'))
   try {
     const findings = await examine(join(folder, 'not', 'there', 'yet'))

@@ -55,7 +55,8 @@ export class FakeProcess {
     mkdirSync(folder, { recursive: true })
     this.receiver = openFdReceiver(join(folder, 'f'))
     this.#say = (message) => { setImmediate(() => say(this, message)) }
-    this.handle = { id, project, runFolder: folder, kind: 'cells', engine: undefined, pid: 1, link: undefined, hasAnswered: true, guests: new Set(),
+    this.handle = { id, project, runFolder: folder, kind: 'cells', engine: undefined, pid: 1, link: undefined,
+      hasAnswered: true, guests: new Set(),
       volumes: new Map(), isDraining: false, idle: undefined, nextTicket: 1, sayings: new Allowance(100, 1000) }
     this.connect(say)
   }
@@ -202,7 +203,8 @@ export class FakeHost {
     const captures = this.captures = new Captures({ state, processes, files })
     const { paths, capacity } = this
     const lifecycle = this.lifecycle = new Lifecycle({ state, store, processes, secrets: {} as never, paths, log,
-      captures, files, machines: {} as never })
+      captures, files, machines: { take: (guest: Guest, volumes: readonly string[]) =>
+        processes.take(guest.row.project, guest.row.id, volumes), give: async () => undefined } as never })
     const hibernation: Hibernation = this.hibernation = new Hibernation({ state, lifecycle, captures, files, processes,
       capacity, log, availableMemory: () => this.available, start: (guest, note) => this.guests.start(guest, note) })
     const projects = { ensure: async () => {}, checkOpen: () => {}, project: () => {} } as never

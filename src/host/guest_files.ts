@@ -41,7 +41,9 @@ export async function writeFiles(lifecycle: Lifecycle, guest: Guest, path: strin
   const stream = open(lifecycle, guest, 'put', path)
   let words = ''
   const heard = (async () => {
-    for await (const { bytes } of stream.output) words = (words + Buffer.from(bytes).toString()).slice(0, WORDS_LENGTH_MAX)
+    for await (const { bytes } of stream.output) {
+      words = (words + Buffer.from(bytes).toString()).slice(0, WORDS_LENGTH_MAX)
+    }
   })()
   try {
     for await (const bytes of archive) await stream.write(bytes as Uint8Array)

@@ -133,7 +133,7 @@ export class Host implements Operator {
       isOpen: (project) => this.#projects.isOpen(project) })
     const captures = this.#captures = new Captures({ state, processes, files })
     const lifecycle = this.#lifecycle = new Lifecycle({ state, store, processes, secrets, paths, log, captures, files,
-      machines: new Machines({ state, paths, imageOf: (digest) => this.#images.machineOf(digest) }) })
+      machines: new Machines({ state, paths, processes, imageOf: (digest) => this.#images.machineOf(digest) }) })
     const hibernation: Hibernation = this.#hibernation = new Hibernation({ state, lifecycle, captures, files, processes,
       capacity, log, availableMemory: freemem, start: (guest, note) => this.#guests.start(guest, note) })
     this.#dials = new Dials({ state, store, log, wake: (guest) => hibernation.wake(guest, 'connection') })

@@ -37,7 +37,8 @@ const SYSTEM_FILES: readonly string[] = [
 const QEMU_PROGRAMS: readonly string[] = ['/usr/bin/qemu-system-x86_64', '/usr/local/bin/qemu-system-x86_64',
   // It starts a program that dies with who started it.
   '/usr/bin/setpriv']
-const QEMU_FILES: readonly string[] = ['/usr/share/qemu', '/usr/share/seabios', '/usr/lib/ipxe', '/usr/local/share/qemu']
+const QEMU_FILES: readonly string[] = ['/usr/share/qemu', '/usr/share/seabios', '/usr/lib/ipxe',
+  '/usr/local/share/qemu']
 /** What starts a program that is linked dynamically; without it execve can't. */
 const LOADERS: readonly string[] = ['/lib64/ld-linux-x86-64.so.2', '/lib/ld-linux-aarch64.so.1',
   '/lib/ld-musl-x86_64.so.1', '/lib/ld-musl-aarch64.so.1']

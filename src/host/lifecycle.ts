@@ -153,12 +153,11 @@ export class Lifecycle {
     }
     let drop = (): void => {}
     try {
-      const handle = spec.machine === undefined ? await processes.take(project, id, volumes)
-        : await processes.takeMachine(project, id, volumes, await this.#parts.machines.engineOf(guest))
+      const handle = await this.#parts.machines.take(guest, volumes)
       if (isOver(handle)) return
       guest.handle = handle
       makeLogFolder(this.#parts.paths, project, id, this.#uidOf(project))
-      const machine = spec.machine === undefined ? undefined : await this.#parts.machines.give(guest, handle, forked?.ramFd)
+      const machine = await this.#parts.machines.give(guest, handle, forked?.ramFd)
       const listening = guest.listening ??= new Listening(spec, guest.row.ports)
       const tickets = await listening.share(handle)
       drop = () => dropPorts(handle, tickets)

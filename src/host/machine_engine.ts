@@ -31,7 +31,8 @@ export class Engines {
     const whyNot = !hasKernel ? 'it begins with firmware, as its image has no kernel' : kvm.ok ? undefined : kvm.reason
     if (whyNot === undefined && wanted !== 'qemu') return { name: 'kvm', why: kvm.reason }
     if (wanted === 'kvm') throw new CellarError('MACHINE_NO_ENGINE', [name, `KVM can't run it: ${whyNot}`])
-    if (!qemu.ok) throw new CellarError('MACHINE_NO_ENGINE', [name, `KVM: ${whyNot ?? kvm.reason}; QEMU: ${qemu.reason}`])
+    const why = `KVM: ${whyNot ?? kvm.reason}; QEMU: ${qemu.reason}`
+    if (!qemu.ok) throw new CellarError('MACHINE_NO_ENGINE', [name, why])
     return { name: 'qemu', why: wanted === 'qemu' ? 'it is asked for' : whyNot! }
   }
 

@@ -31,7 +31,8 @@ export function writeForked(folder: string, sections: Sections): void {
 /** Reads it, and removes it. Throws SNAPSHOT_DAMAGED. */
 export function readForked({ machine, name }: GuestLaunch): Sections {
   const path = join(machine!.folder, FILE)
-  const damaged = (): CellarError => new CellarError('SNAPSHOT_DAMAGED', [`the fork of ${name}`, 'its state is cut off'])
+  const damaged = (): CellarError =>
+    new CellarError('SNAPSHOT_DAMAGED', [`the fork of ${name}`, 'its state is cut off'])
   let bytes: Buffer
   try {
     bytes = readFileSync(path)

@@ -209,7 +209,8 @@ export class MachineSnapshots {
     const files: { name: string; source: PageSource }[] = []
     try {
       const sections = [...await engine.save()]
-        .map(([section, bytes]) => ({ name: section, bytes: Uint8Array.from(bytes) })).sort((a, b) => a.name < b.name ? -1 : 1)
+        .map(([section, bytes]) => ({ name: section, bytes: Uint8Array.from(bytes) }))
+        .sort((a, b) => a.name < b.name ? -1 : 1)
       for (const disk of diskFiles(this.#launch)) {
         files.push({ name: disk.name, source: openPages(disk.path, constants.O_RDONLY) })
       }

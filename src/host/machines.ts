@@ -1,8 +1,8 @@
 // host/machines.ts: what a machine is given before it starts: an engine, a folder, descriptors that only a host has.
 //
 // A machine's process runs as its project's user and may open neither /dev/kvm nor a network device: the host opens
-// them and hands them over. Elsewhere: which engine (machine_engine.ts), the process (machine_process.ts), the rest of a
-// launch (launch.ts).
+// them and hands them over. Elsewhere: which engine (machine_engine.ts), the process (machine_process.ts), the rest of
+// a launch (launch.ts).
 
 import { openSync } from 'node:fs'
 import { CellarError } from '../base/errors.ts'
@@ -12,16 +12,17 @@ import type { MachineConfig } from '../image/machine_image.ts'
 import { Engines, type EngineChoice } from './machine_engine.ts'
 import type { Paths } from './paths.ts'
 import { giveFd, shareFd } from './ports.ts'
-import type { ProcessHandle } from './processes.ts'
+import type { ProcessHandle, Processes } from './processes.ts'
 import { makeMachineFolder } from './project_folder.ts'
 import type { MachineLaunch } from './protocol.ts'
+import type { MachineTerms } from './spec.ts'
 import type { Guest, State } from './state.ts'
 
 /** What a machine is told beside its spec. */
 export type GivenToMachine = Omit<MachineLaunch, 'vcpus' | 'memoryBytes' | 'kernelArgs'>
 
 type Parts = {
-  readonly state: State; readonly paths: Paths
+  readonly state: State; readonly paths: Paths; readonly processes: Processes
   /** What the image of a machine has, by its manifest. Throws CellarError. */
   readonly imageOf: (manifestDigest: string) => MachineConfig
 }
@@ -57,17 +58,24 @@ export class Machines {
     this.#changed.clear()
   }
 
-  /** What runs a machine. Throws MACHINE_NO_ENGINE. */
-  async engineOf({ row }: Guest): Promise<EngineChoice> {
-    const { engine } = row.spec.machine!
-    return await this.engines.choose(row.name, engine, this.#parts.imageOf(row.manifestDigest).kernel !== undefined)
+  /** A process for a guest, which is counted in it at once: one of its own for a machine. Throws CellarError. */
+  async take(guest: Guest, volumes: readonly string[]): Promise<ProcessHandle> {
+    const { processes } = this.#parts
+    const { id, project, spec: { machine } } = guest.row
+    if (machine === undefined) return await processes.take(project, id, volumes)
+    return await processes.takeMachine(project, id, volumes, await this.#engineOf(guest, machine.engine))
+  }
+
+  async #engineOf({ row }: Guest, wanted: MachineTerms['engine']): Promise<EngineChoice> {
+    return await this.engines.choose(row.name, wanted, this.#parts.imageOf(row.manifestDigest).kernel !== undefined)
   }
 
   /**
-   * Opens and hands over what the machine's process can't open. `ramFd`: RAM that it begins with, which stays the
+   * Opens and hands over what the machine's process can't open; nothing for a cell. `ramFd`: RAM that it begins with, which stays the
    * caller's. Throws CellarError, a system error.
    */
-  async give(guest: Guest, handle: ProcessHandle, ramFd?: number): Promise<GivenToMachine> {
+  async give(guest: Guest, handle: ProcessHandle, ramFd?: number): Promise<GivenToMachine | undefined> {
+    if (guest.row.spec.machine === undefined) return undefined
     const { state, paths } = this.#parts
     const { row } = guest
     const { id, project, spec, address } = row

@@ -125,7 +125,8 @@ export class MigrationIncoming implements IncomingMoves {
       const { offer: { spec, module }, handle } = coming
       const { snapshot, missing } = await this.#parts.transfers.receive(handle, bytes, { durable: false,
         warm: spec.machine !== undefined ? undefined : { move: id, isLast, module,
-          memoryPagesMax: Math.floor(memoryLimit(spec) / WASM_PAGE_BYTES), stubs: spec.stubs, calls: spec.calls, deterministic: spec.deterministic ?? false,
+          memoryPagesMax: Math.floor(memoryLimit(spec) / WASM_PAGE_BYTES), stubs: spec.stubs, calls: spec.calls,
+          deterministic: spec.deterministic ?? false,
           unbounded: spec.unbounded ?? false } })
       coming.touchedMs = performance.now()
       if (missing.length > 0) return { missing }

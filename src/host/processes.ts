@@ -384,7 +384,8 @@ export class Processes {
 function newHandle(id: number, project: string, runFolder: string, kind: ProcessHandle['kind'] = 'cells'):
 ProcessHandle {
   return { id, project, runFolder, kind, engine: undefined, pid: 0, link: undefined, hasAnswered: false,
-    guests: new Set(), volumes: new Map(), isDraining: false, idle: undefined, nextTicket: Math.floor(Math.random() * 2 ** 40),
+    guests: new Set(), volumes: new Map(), isDraining: false, idle: undefined,
+    nextTicket: Math.floor(Math.random() * 2 ** 40),
     sayings: new Allowance(SAYINGS_MAX, SAYINGS_MS) }
 }
 

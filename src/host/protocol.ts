@@ -1,9 +1,10 @@
 // host/protocol.ts: what the host and a guests' process say to each other.
 //
 // A process is a cell process, or a machine process with one guest only; both speak this. It listens on a socket of
-// its run folder (`c`, stream); the host connects, after a restart anew. Each side sends frames (frames.ts): JSON messages, or bytes of a stream with its number. Descriptors travel apart, as
-// datagrams with SCM_RIGHTS to the process's second socket (`f`): the host sends the descriptor first, then the message
-// that names it by its ticket, so that the process finds it there when it reads the message.
+// its run folder (`c`, stream); the host connects, after a restart anew. Each side sends frames (frames.ts): JSON
+// messages, or bytes of a stream with its number. Descriptors travel apart, as datagrams with SCM_RIGHTS to the
+// process's second socket (`f`): the host sends the descriptor first, then the message that names it by its ticket, so
+// that the process finds it there when it reads the message.
 //
 // The process is the truth about what runs, the host about what should. The process keeps an end until the host has
 // acknowledged it: no end is lost while no host is there. It says nothing before its hello, and an end that is told

@@ -65,7 +65,8 @@ test('a board that was restored saves what was restored', { skip }, () => {
     const regs = board.vcpus[0]!.get(abi.KVM_GET_REGS, abi.kvm_regs)
     const { r13, rip, rsi } = abi.kvm_regs.at
     const view = new DataView(regs.buffer)
-    assert.deepEqual([r13, rip, rsi].map((at) => view.getBigUint64(at, true)), [0x1234_5678_9abc_def0n, 0x10_0200n, 0x7000n])
+    assert.deepEqual([r13, rip, rsi].map((at) => view.getBigUint64(at, true)),
+      [0x1234_5678_9abc_def0n, 0x10_0200n, 0x7000n])
   })
 })
 
@@ -99,7 +100,8 @@ test('restoreBoard refuses a machine with other features, or more vCPUs, than th
 
 test('no damage to a snapshot makes restoreBoard fail in another way than by refusing', { skip }, () => {
   const saved = [...withBoard((board) => saveBoard(board))].filter(([name]) => !name.endsWith('/cpuid'))
-  const damage = fc.tuple(fc.nat(saved.length - 1), fc.array(fc.tuple(fc.nat(), fc.nat(255)), { minLength: 1, maxLength: 8 }))
+  const changes = fc.array(fc.tuple(fc.nat(), fc.nat(255)), { minLength: 1, maxLength: 8 })
+  const damage = fc.tuple(fc.nat(saved.length - 1), changes)
   fc.assert(fc.property(damage, ([which, changes]) => {
     const sections = withBoard((board) => saveBoard(board))
     const [name] = saved[which]!

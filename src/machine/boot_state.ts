@@ -77,8 +77,8 @@ function taskSegment(view: DataView, at: number): void {
   view.setUint8(at + kvm_segment.at.g, 0)
 }
 
-// Real mode. Linux on hardware-reduced ACPI takes it for granted that it can reboot through EFI; where there is none, it
-// jumps to the reset vector, and would find zeros there, which are instructions.
+// Real mode. Linux on hardware-reduced ACPI takes it for granted that it can reboot through EFI; where there is none,
+// it jumps to the reset vector, and would find zeros there, which are instructions.
 const RESET_CODE = [
   0xb0, RESET_VALUE, 0xba, RESET_PORT & 0xff, RESET_PORT >> 8, // mov al, RESET_VALUE; mov dx, RESET_PORT
   0xee, 0xf4, 0xeb, 0xfd,                                      // out dx, al; hlt; jmp to the hlt

@@ -181,8 +181,8 @@ export class NestedHost {
 const KERNEL_LINE = 'console=ttyS0 panic=-1 reboot=t quiet loglevel=4 tsc=reliable mitigations=off ' +
   'random.trust_cpu=on nokaslr'
 
-// Its clock would run fast or slow if it measured the TSC while this machine is busy. In a virtual machine, /proc/cpuinfo
-// has the TSC's frequency; on a bare one it may be another, and the kernel measures.
+// Its clock would run fast or slow if it measured the TSC while this machine is busy. In a virtual machine,
+// /proc/cpuinfo has the TSC's frequency; on a bare one it may be another, and the kernel measures.
 function tscKhz(): string {
   const text = readFileSync('/proc/cpuinfo', 'utf8')
   const megahertz = /^cpu MHz\s*: ([\d.]+)/m.exec(text)?.[1]
