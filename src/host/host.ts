@@ -25,7 +25,7 @@ import { Operations } from './operations.ts'
 import { lockedStore, stateOf, sweep } from './opening.ts'
 import type { Actor, HostView, Operator } from './operator.ts'
 import { Paths } from './paths.ts'
-import { checkFolder, checkLimited } from './permissions.ts'
+import { checkFolder, checkLimited, givenTo } from './permissions.ts'
 import { Processes } from './processes.ts'
 import type { ProcessHandle } from './processes.ts'
 import { found, ProjectActions } from './project_actions.ts'
@@ -133,7 +133,7 @@ export class Host implements Operator {
       isOpen: (project) => this.#projects.isOpen(project) })
     const captures = this.#captures = new Captures({ state, processes, files })
     const lifecycle = this.#lifecycle = new Lifecycle({ state, store, processes, secrets, paths, log, captures, files,
-      machines: new Machines({ state, paths, processes, imageOf: (digest) => this.#images.machineOf(digest) }) })
+      machines: new Machines({ state, paths, processes, log, imageOf: (digest) => this.#images.machineOf(digest) }) })
     const hibernation: Hibernation = this.#hibernation = new Hibernation({ state, lifecycle, captures, files, processes,
       capacity, log, availableMemory: freemem, start: (guest, note) => this.#guests.start(guest, note) })
     this.#dials = new Dials({ state, store, log, wake: (guest) => hibernation.wake(guest, 'connection') })
@@ -272,7 +272,7 @@ export class Host implements Operator {
   })
   replaceGuest: Operator['replaceGuest'] = (project, name, spec, generation, by) => this.#starting(async () => {
     const guest = this.#state.guest(project, name)
-    checkLimited(spec, guest.row.spec, by)
+    checkLimited(spec, givenTo([guest.row.spec]), by)
     return (await this.#guests.replace(guest, spec, generation)).view()
   })
   removeGuest: Operator['removeGuest'] = async (project, name, force) =>
@@ -318,7 +318,7 @@ export class Host implements Operator {
   removeSnapshot: Operator['removeSnapshot'] = (project, reference) => this.#snapshots.remove(project, reference)
   restoreGuest: Operator['restoreGuest'] = (project, reference, options, by) => this.#starting(() =>
     this.#snapshots.restore(project, reference, options, (spec) =>
-      checkLimited(spec, this.#state.snapshot(project, reference).spec, by)))
+      checkLimited(spec, givenTo([this.#state.snapshot(project, reference).spec]), by)))
 
   get incoming(): Operator['incoming'] { return this.#moves.incoming }
   migrateGuest: Operator['migrateGuest'] = (...which) => this.#starting(() => this.#moves.migrate(...which))
@@ -396,8 +396,7 @@ export class Host implements Operator {
     this.#starting(() => this.#volumes.write(project, name, path, archive))
 
   apply: Operator['apply'] = (project, manifest, options, by) => this.#starting(async () => {
-    const specs = this.#state.ofProject(project).map(({ row }) => row.spec)
-    const known = { egress: specs.flatMap(({ egress }) => egress), ports: specs.flatMap(({ ports }) => ports) }
+    const known = givenTo(this.#state.ofProject(project).map(({ row }) => row.spec))
     for (const cell of Object.values(manifest.cells)) checkLimited(cell, known, by)
     return await this.#guests.apply(project, manifest, options, by)
   })

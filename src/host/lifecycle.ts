@@ -27,7 +27,7 @@ import { dropPorts, Listening } from './ports.ts'
 import { makeLogFolder } from './project_folder.ts'
 import type { ProcessHandle, Processes } from './processes.ts'
 import type { FromProcess, GuestEnd, GuestLaunch, GuestState } from './protocol.ts'
-import { exitOf, failuresAfter, next, nextOfUnborn } from './restart.ts'
+import { exitOf, failuresAfter, next, nextOfUnborn, wasWoken } from './restart.ts'
 import type { Beginning, GuestRow } from './rows.ts'
 import type { Secrets } from './secrets.ts'
 import type { SnapshotFiles } from './snapshot_files.ts'
@@ -38,6 +38,9 @@ import type { Transaction } from './transaction.ts'
 /** How long to leave a full disk alone until an end is committed again. */
 const COMMIT_AGAIN_MS = 1000
 
+type Tickets = ReadonlyMap<number, readonly number[]>
+type Besides = { readonly number?: number | undefined; readonly writesFiles?: boolean
+  readonly machine?: GivenToMachine | undefined }
 type Parts = {
   readonly state: State; readonly store: Store; readonly processes: Processes; readonly secrets: Secrets
   readonly paths: Paths; readonly log: Log; readonly captures: Captures; readonly files: SnapshotFiles
@@ -113,6 +116,7 @@ export class Lifecycle {
 
   /** Gives the guest's terms to its process. */
   tellTerms(guest: Guest): void {
+    if (guest.handle?.kind === 'machine') return this.#parts.machines.setTerms(guest)
     guest.handle?.link?.send({ terms: guest.row.id, to: termsOf(guest.row.spec) })
   }
 
@@ -125,8 +129,8 @@ export class Lifecycle {
   }
 
   /**
-   * Launches a guest that is committed as `starting`. Never throws: what goes wrong is how the guest ended. `forked`:
-   * what its parent has made for it, a machine's child, and which of the children it is.
+   * Launches a guest that is committed as `starting`. Never throws: what goes wrong is how the guest ended. `forked`: of
+   * a machine's child, RAM that its parent has made, and which child it is.
    */
   async launch(guest: Guest, forked?: { readonly ramFd: number; readonly number: number }): Promise<void> {
     const { processes } = this.#parts
@@ -164,8 +168,7 @@ export class Lifecycle {
       if (isOver(handle)) return drop()
       this.#parts.state.setRow(guest, { ...guest.row, ports: listening.published })
       if (handle.link === undefined) return // On its way back: `hello` launches again.
-      handle.link.send({ start: this.launchOf(guest, tickets,
-        { machine, ...(forked === undefined ? {} : { number: forked.number }) }) })
+      handle.link.send({ start: this.launchOf(guest, tickets, { machine, number: forked?.number }) })
     } catch (thrown) {
       drop()
       const error = stateError(thrown, this.#parts.paths.state)
@@ -178,9 +181,7 @@ export class Lifecycle {
   }
 
   /** What its process is told. `tickets`: of what it publishes; `number`: of a fork's child. Writes its files. */
-  launchOf(guest: Guest, tickets: ReadonlyMap<number, readonly number[]>,
-    { number, machine, writesFiles = true }: { readonly number?: number; readonly writesFiles?: boolean;
-      readonly machine?: GivenToMachine | undefined } = {}): GuestLaunch {
+  launchOf(guest: Guest, tickets: Tickets, { number, machine, writesFiles = true }: Besides = {}): GuestLaunch {
     const { state, secrets, paths } = this.#parts
     const { id, run, name, digest, project, spec } = guest.row
     const uid = this.#uidOf(project)
@@ -209,7 +210,7 @@ export class Lifecycle {
     const has = new Set(guests.map(({ id }) => id))
     for (const one of guests) {
       const guest = state.guests.get(one.id)
-      if (guest?.row.project === handle.project && wasWoken(guest, one)) {
+      if (guest?.row.project === handle.project && wasWoken(guest.row, one)) {
         state.setRow(guest, { ...guest.row, phase: 'starting', run: one.run })
       }
       const isOurs = guest?.row.project === handle.project
@@ -467,11 +468,6 @@ export class Lifecycle {
   #isGone(guest: Guest): boolean {
     return this.#parts.state.guests.get(guest.row.id) !== guest
   }
-}
-
-// The state has gone back to a backup that has it as hibernated: it was woken since, and what it was is gone.
-function wasWoken({ row }: Guest, { run, startedAt, held }: GuestState): boolean {
-  return row.phase === 'hibernated' && row.move === null && run > row.run && startedAt !== undefined && held !== true
 }
 
 /** The volumes that a guest uses. */

@@ -41,8 +41,16 @@ export class MachineConsole {
     this.#isHeld = false
     clearTimeout(this.#offering)
     this.#offering = undefined
-    if (engine === undefined) this.#input = []
-    else this.#offer()
+    if (engine === undefined) return this.#forgetInput()
+    this.#hold()
+    this.#offer()
+  }
+
+  // Nobody reads it any more: who has sent it may send as much to the next.
+  #forgetInput(): void {
+    this.#input = []
+    if (this.#inputBytes > 0) this.#consoles.taken(this.#number, this.#inputBytes)
+    this.#inputBytes = 0
   }
 
   /** The last that it has written, for who looks at it from now on. */
@@ -52,8 +60,9 @@ export class MachineConsole {
 
   /** The guest has written. */
   write(bytes: Uint8Array): void {
-    this.#last.push(bytes)
-    this.#lastBytes += bytes.length
+    const end = bytes.length > REPLAY_BYTES ? Uint8Array.from(bytes.subarray(-REPLAY_BYTES)) : bytes
+    this.#last.push(end)
+    this.#lastBytes += end.length
     while (this.#lastBytes > REPLAY_BYTES) this.#lastBytes -= this.#last.shift()!.length
     this.#waiting += bytes.length + OUTPUT_PIECE_BYTES
     this.#consoles.output(this.#number, STDOUT, bytes)

@@ -7,7 +7,11 @@
 import { openSync } from 'node:fs'
 import { CellarError } from '../base/errors.ts'
 import { errnoOf, ERRNO_NAMES } from '../base/errno.ts'
+import type { Log } from '../base/log.ts'
 import { openTap } from '../sys/tap.ts'
+import { memoryLimit } from './admission.ts'
+import { Cgroups } from './cgroup.ts'
+import { termsOf } from './launch.ts'
 import type { MachineConfig } from '../image/machine_image.ts'
 import { Engines, type EngineChoice } from './machine_engine.ts'
 import type { Paths } from './paths.ts'
@@ -22,7 +26,7 @@ import type { Guest, State } from './state.ts'
 export type GivenToMachine = Omit<MachineLaunch, 'vcpus' | 'memoryBytes' | 'kernelArgs'>
 
 type Parts = {
-  readonly state: State; readonly paths: Paths; readonly processes: Processes
+  readonly state: State; readonly paths: Paths; readonly processes: Processes; readonly log: Log
   /** What the image of a machine has, by its manifest. Throws CellarError. */
   readonly imageOf: (manifestDigest: string) => MachineConfig
 }
@@ -36,6 +40,8 @@ const CID_FIRST = 3
 export class Machines {
   readonly #parts: Parts
   readonly engines = new Engines()
+  readonly #groups = new Cgroups()
+  #isTold = false
   readonly #changed = new Set<string>()
 
   constructor(parts: Parts) {
@@ -43,6 +49,25 @@ export class Machines {
     parts.state.peersChanged = (project) => {
       if (this.#changed.size === 0) setTimeout(() => this.#tellPeers(), TELL_MS).unref()
       this.#changed.add(project)
+    }
+  }
+
+  /** Its share of the CPU is another from now on. */
+  setTerms({ row }: Guest): void {
+    if (row.spec.machine !== undefined) this.#groups.setTerms(row.id, termsOf(row.spec))
+  }
+
+  #group({ row }: Guest, { pid }: ProcessHandle): void {
+    const { why } = this.#groups
+    if (why !== undefined && !this.#isTold) {
+      this.#isTold = true
+      this.#parts.log.warn('machines have no limits and weights of CPU', { why })
+    }
+    try {
+      this.#groups.put(row.id, pid, termsOf(row.spec), memoryLimit(row.spec))
+    } catch (error) {
+      this.#parts.log.warn('a machine has no limits and weights of CPU', { guest: row.id,
+        why: (error as Error).message })
     }
   }
 
@@ -71,8 +96,8 @@ export class Machines {
   }
 
   /**
-   * Opens and hands over what the machine's process can't open; nothing for a cell. `ramFd`: RAM that it begins with, which stays the
-   * caller's. Throws CellarError, a system error.
+   * Opens and hands over what the machine's process can't open; nothing for a cell. `ramFd`: RAM that it begins with,
+   * which stays the caller's. Throws CellarError, a system error.
    */
   async give(guest: Guest, handle: ProcessHandle, ramFd?: number): Promise<GivenToMachine | undefined> {
     if (guest.row.spec.machine === undefined) return undefined
@@ -81,6 +106,7 @@ export class Machines {
     const { id, project, spec, address } = row
     makeMachineFolder(paths, project, id, state.projects.get(project)?.uid ?? undefined)
     const engine = handle.engine!.name
+    this.#group(guest, handle)
     const hasKvm = engine === 'kvm' || await this.engines.hasKvm()
     return {
       engine, egress: spec.egress, peers: state.peersOf(guest), image: this.#parts.imageOf(row.manifestDigest),

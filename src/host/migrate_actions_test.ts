@@ -65,7 +65,7 @@ Promise<Source> {
   if (loaded.projects.length === 0) await store.commit((tx) => tx.putProject(projectRow()))
   state.projects.set('default', projectRow())
   const guest = state.addGuest(loaded.guests[0] ?? row)
-  guest.handle = {} as never
+  guest.handle = { kind: 'cells' } as never
   const did: string[] = []
   const operations = await Operations.open(store, loaded.operations, () => {})
   let captured = 0

@@ -11,14 +11,26 @@ export function checkFolder(reference: string, { name, scope }: Actor): void {
   throw new CellarError('FORBIDDEN', [name, 'use folders of the host'])
 }
 
-type Reach = Pick<GuestSpec, 'egress' | 'ports'>
+type Reach = Pick<GuestSpec, 'egress' | 'ports' | 'machine'>
+type Given = { readonly egress: readonly string[]; readonly ports: readonly string[]; readonly taps: readonly string[] }
+
+/** What guests have been given already, by whoever might. */
+export function givenTo(specs: readonly Reach[]): Given {
+  return { egress: specs.flatMap(({ egress }) => egress), ports: specs.flatMap(({ ports }) => ports),
+    taps: specs.flatMap(({ machine }) => machine?.tap ?? []) }
+}
 
 /**
  * Throws FORBIDDEN. Who is limited to a project reaches by its guests what the host reaches of the world, not of its
- * own network, and publishes no port that is the administrator's: unless somebody who isn't limited has given that to
- * the project.
+ * own network, and publishes no port that is the administrator's. A network device of the host is the administrator's
+ * to give: behind it are no rules. Unless somebody who may has given that to the project.
  */
-export function checkLimited({ egress, ports }: Reach, given: Reach | undefined, { name, project }: Actor): void {
+export function checkLimited({ egress, ports, machine }: Reach, given: Given | undefined,
+  { name, project, scope }: Actor): void {
+  const tap = machine?.tap
+  if (tap !== undefined && scope !== 'admin' && given?.taps.includes(tap) !== true) {
+    throw new CellarError('FORBIDDEN', [name, `use "${tap}", a network device of the host`])
+  }
   if (project === undefined) return
   const inward = inwardRule(egress.filter((rule) => given?.egress.includes(rule) !== true))
   if (inward !== undefined) throw new CellarError('FORBIDDEN', [name, `open "${inward}": it is not all public`])

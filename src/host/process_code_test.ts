@@ -131,8 +131,9 @@ test('writeProcessCode writes files that others may read only, and that need not
   const code = join(folder.path, 'code')
   writeProcessCode(code)
   assert.deepEqual(readdirSync(code).toSorted(),
-    ['cell_process.cjs', 'crew_worker.cjs', 'flush_worker.cjs', 'jail_launch.cjs', 'pcpu_worker.cjs', 'sources.json',
-      'timer_worker.cjs', 'translation_worker.cjs'])
+    ['cell_process.cjs', 'crew_worker.cjs', 'device_thread.cjs', 'flush_worker.cjs', 'jail_launch.cjs',
+      'machine_process.cjs', 'pcpu_worker.cjs', 'sources.json', 'timer_worker.cjs', 'translation_worker.cjs',
+      'vcpu_worker.cjs'])
   assert.equal(statSync(code).mode & 0o777, 0o755)
   for (const name of readdirSync(code).filter((one) => one.endsWith('.cjs'))) {
     const text = readFileSync(join(code, name), 'utf8')

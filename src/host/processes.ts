@@ -31,7 +31,7 @@ import type { Store } from './store.ts'
 import { removeTree } from './volumes.ts'
 
 /** How long a process may take until it listens. */
-const START_MS_MAX = 15_000
+const START_MS_MAX = 60_000
 /** How often a new process is tried. */
 const TRY_MS = 4
 /** How long a process that runs but doesn't answer is tried again. */

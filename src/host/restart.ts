@@ -7,8 +7,8 @@
 import { CellarError, ERRORS, type ErrorCode } from '../base/errors.ts'
 import { printable } from '../base/printable.ts'
 import { signals } from '../base/signals.ts'
-import type { GuestEnd } from './protocol.ts'
-import type { Beginning } from './rows.ts'
+import type { GuestEnd, GuestState } from './protocol.ts'
+import type { Beginning, GuestRow } from './rows.ts'
 import type { GuestSpec } from './spec.ts'
 
 /** The first pause, and the longest: doubled each time, it is reached after ten failures. */
@@ -62,9 +62,14 @@ export function exitOf({ outcome, by }: Pick<GuestEnd, 'outcome' | 'by'>): Exit 
     case 'crashed': return { status: 128 + signals.SIGABRT, reason: `crashed: ${printable(outcome.reason)}` }
     case 'trap': return { status: 128 + signals.SIGABRT, reason: `trapped: ${outcome.reason}` }
     default: return outcome.code === 'PROCESS_LOST'
-      ? { status: 128 + signals.SIGKILL, reason: `its cell process died: ${String(outcome.values[1])}` }
+      ? { status: 128 + signals.SIGKILL, reason: `its process died: ${String(outcome.values[1])}` }
       : { status: 125, reason: failureText(outcome.code, outcome.values) }
   }
+}
+
+/** The state has gone back to a backup that has it as hibernated: it was woken since, and what it was is gone. */
+export function wasWoken(row: Pick<GuestRow, 'phase' | 'move' | 'run'>, { run, startedAt, held }: GuestState): boolean {
+  return row.phase === 'hibernated' && row.move === null && run > row.run && startedAt !== undefined && held !== true
 }
 
 // The program can't be run, as it is and with what it is given: another try would come to the same.

@@ -59,7 +59,7 @@ test('exitOf() has a status and a reason for each kind of end', () => {
   assert.deepEqual(exitOf({ outcome: { kind: 'signal', signal: 13 } }), { status: 141, reason: 'ended by SIGPIPE' })
   const lost = { kind: 'failed', code: 'PROCESS_LOST', values: ['p', 'it was ended by SIGKILL'] } as const
   assert.deepEqual(exitOf({ outcome: lost }),
-    { status: 137, reason: 'its cell process died: it was ended by SIGKILL' })
+    { status: 137, reason: 'its process died: it was ended by SIGKILL' })
   assert.equal(exitOf({ outcome: { kind: 'failed', code: 'MODULE_EMPTY', values: ['a.wasm'] } }).reason,
     'Cannot run "a.wasm" as the file is empty')
 })

@@ -35,7 +35,7 @@ export function openChain(disk: DiskSpec): ChainLink[] {
         throw new CellarError('DISK_UNSUPPORTED', [disk.path, `a backing file of format ${JSON.stringify(format)}`])
       }
       const isReadOnly = chain.length > 0 || disk.readOnly
-      const fd = openFile(path, isReadOnly, chain.length > 0)
+      const fd = openFile(path, isReadOnly)
       chain.push({ fd, format, isReadOnly })
       next = enter(fd, path, format, isReadOnly, { top: disk.path, folders, seen })
     }
@@ -97,11 +97,12 @@ function realPath(path: string): string | undefined {
   }
 }
 
-function openFile(path: string, isReadOnly: boolean, isBacking: boolean): number {
+// As services/block/open_disk.ts has it: no link is followed here.
+function openFile(path: string, isReadOnly: boolean): number {
   try {
-    // Not to wait for the other end of a pipe, which isn't a disk. A backing file's links are resolved already.
+    // Not to wait for the other end of a pipe, which isn't a disk.
     const flags = (isReadOnly ? constants.O_RDONLY : constants.O_RDWR) | constants.O_NONBLOCK
-    return openSync(path, flags | (isBacking ? constants.O_NOFOLLOW : 0))
+    return openSync(path, flags | constants.O_NOFOLLOW)
   } catch (error) {
     const { code = 'EIO' } = error as NodeJS.ErrnoException
     if (code === 'ENOENT') throw new CellarError('DISK_NOT_FOUND', [path], { cause: error })

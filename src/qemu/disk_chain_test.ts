@@ -50,6 +50,14 @@ describe('the files of a disk', { skip: isSupported() ? false : 'no system calls
     assert.throws(() => openChain(disk(join(folder, 'in/direct'))), { code: 'DISK_BACKING_OUTSIDE' })
   })
 
+  test('a link in the place of a disk is not followed', (t) => {
+    const folder = scratchFolder(t)
+    createDisk(join(folder, 'mine'), { format: 'raw', sizeBytes: MIB })
+    symlinkSync('mine', join(folder, 'disk.raw'))
+    assert.throws(() => openChain(disk(join(folder, 'disk.raw'), { format: 'raw' })),
+      { code: 'DISK_UNREADABLE', message: /ELOOP/ })
+  })
+
   test('QEMU\'s words for what is no file, loops and unknown formats are refused', (t) => {
     const folder = scratchFolder(t)
     qcow2(join(folder, 'json'), 'json:{"driver":"nbd"}')

@@ -1,8 +1,8 @@
 // sys/tap.ts: a TAP device of this machine, opened by name (linux/if_tun.h): frames as a file.
 
-import { closeSync, openSync } from 'node:fs'
+import { closeSync, existsSync, openSync } from 'node:fs'
 import { Scratch, answer, bind } from './libc.ts'
-import { errnoOf } from '../base/errno.ts'
+import { ENODEV, errnoOf } from '../base/errno.ts'
 
 const TUNSETIFF = 0x400454can
 const TUNSETVNETHDRSZ = 0x400454d8n
@@ -14,12 +14,15 @@ const VNET_HDR_BYTES = 12
 
 // struct ifreq { char ifr_name[16]; short ifr_flags; … }, 40 bytes.
 const NAME_BYTES = 16
+const NAME = /^(?!\.)[\w.-]{1,15}$/
 const scratch = new Scratch(48)
 
 const native = bind({ ioctl: { arguments: ['int32', 'uint64', 'int64'], return: 'int32' } })
 
 /** Opens the device, which must be there: a descriptor, or a negated errno. Frames begin with 12 bytes of header. */
 export function openTap(name: string): number {
+  // The kernel would make one that isn't there, which leads nowhere.
+  if (!NAME.test(name) || !existsSync(`/sys/class/net/${name}/tun_flags`)) return -ENODEV
   let fd: number
   try {
     fd = openSync('/dev/net/tun', 'r+')

@@ -225,7 +225,8 @@ export class Net extends Device {
         this.#giveUp()
         throw SMALL_BUFFER
       }
-      isPossible = vectors.fits(chain.count)
+      // With room for the head of the next frame, which is read with this one.
+      isPossible = vectors.fits(chain.count + 1)
       const from = room === 0 ? start : 0
       if (isPossible) addWritable(vectors, chain, from, Math.min(chain.writeBytes, needed - room))
       room += chain.writeBytes

@@ -161,7 +161,7 @@ test('a cell process that dies takes only its own guests, which are started agai
     const now = await look('dies', 'nap')
     return now.restarts === 1 && now.phase === 'running' && now
   })
-  assert.deepEqual([again.exit!.status, again.exit!.reason], [137, 'its cell process died: it was ended by SIGKILL'])
+  assert.deepEqual([again.exit!.status, again.exit!.reason], [137, 'its process died: it was ended by SIGKILL'])
   assert.deepEqual(await look('lives', 'nap'), lives)
   for (const project of ['dies', 'lives']) await host.ok(['project', 'rm', '--force', project])
 })

@@ -87,3 +87,15 @@ test('a project has a bounded number of secrets', async () => {
   assert.equal(codeOf(await put(PROJECT_ITEMS_MAX)), 'ADMISSION_REFUSED')
   assert.equal((await put(0)).status, 200)
 })
+
+test('only an administrator gives a network device of the host to a machine', async () => {
+  const { body } = await host.api('POST', '/v1/tokens', { name: 'writer', scope: 'write' })
+  const writer = { authorization: `Bearer ${(body as { token: string }).token}` }
+  const spec = { ...GUEST, machine: { tap: 'tap0' } }
+  for (const headers of [authorization, writer]) {
+    const answers = [await host.api('POST', `${MINE}/guests`, { spec }, headers),
+      await host.api('PUT', `${MINE}/guests/given`, { spec }, headers),
+      await host.api('POST', `${MINE}/apply`, { cells: { a: spec } }, headers)]
+    assert.deepEqual(answers.map(codeOf), ['FORBIDDEN', 'FORBIDDEN', 'FORBIDDEN'])
+  }
+})

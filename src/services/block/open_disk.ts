@@ -101,7 +101,7 @@ class Chain {
     if (!this.#folders.some((folder) => isInside(folder, found))) {
       throw new CellarError('DISK_BACKING_OUTSIDE', [path, name])
     }
-    return this.open(openFile(found, true, constants.O_NOFOLLOW), found, format, true)
+    return this.open(openFile(found, true), found, format, true)
   }
 }
 
@@ -115,10 +115,12 @@ function identity(fd: number): { dev: bigint; ino: bigint; isFile: boolean } {
   return { dev: found.dev, ino: found.ino, isFile: found.isFile() }
 }
 
-function openFile(path: string, readOnly: boolean, flags = 0): number {
+// A volume may be another guest's, too, which can put a link in the disk's place; a backing file's are resolved already.
+function openFile(path: string, readOnly: boolean): number {
   try {
     // Not to wait for the other end of a pipe, which isn't a disk.
-    return openSync(path, (readOnly ? constants.O_RDONLY : constants.O_RDWR) | constants.O_NONBLOCK | flags)
+    const flags = constants.O_NONBLOCK | constants.O_NOFOLLOW
+    return openSync(path, (readOnly ? constants.O_RDONLY : constants.O_RDWR) | flags)
   } catch (error) {
     const { code = 'EIO' } = error as NodeJS.ErrnoException
     if (code === 'ENOENT') throw new CellarError('DISK_NOT_FOUND', [path], { cause: error })

@@ -66,6 +66,14 @@ test('what isn\'t there, isn\'t a file or isn\'t an image is refused', { skip },
   refuses('DISK_DAMAGED', () => open(join(folder, 'empty')))
 }))
 
+test('a link in the place of a disk is not followed', { skip }, () => inFolder((folder) => {
+  make(join(folder, 'mine'), { format: 'raw' })
+  symlinkSync('mine', join(folder, 'disk.raw'))
+  for (const readOnly of [true, false]) {
+    refuses('DISK_UNREADABLE', () => openDisk(join(folder, 'disk.raw'), 'raw', { readOnly, backingFolders: [] }), /ELOOP/)
+  }
+}))
+
 test('createDisk leaves what is there, and nothing of what it refuses, such as what is too large', { skip }, () =>
   inFolder((folder) => {
     const path = make(join(folder, 'a'))

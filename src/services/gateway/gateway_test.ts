@@ -414,6 +414,19 @@ describe('a guest and others', () => {
     assert.deepEqual(peer.figures().drops, { 'link spoofed': 2, 'link malformed': 2 })
   })
 
+  test('a peer has two lines at most: who lays one more ends the oldest', () => {
+    const made = rig()
+    const ended: number[] = []
+    for (let i = 0; i < 4; i++) {
+      const [here, there] = cable(made.clock)
+      there.start({ frame: () => {}, batch: () => {}, room: () => {}, ended: () => ended.push(i) })
+      made.gateway.link('db', here)
+    }
+    assert.deepEqual(ended, [0, 1])
+    made.gateway.close()
+    assert.deepEqual(ended.toSorted(), [0, 1, 2, 3])
+  })
+
   test('datagrams go outside where the owner takes them, by the name asked for, and flows end when idle', async () => {
     const sent: string[] = []
     let closed = 0

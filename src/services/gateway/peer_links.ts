@@ -26,7 +26,8 @@ type Options = {
   readonly dropped: (why: 'link spoofed' | 'link malformed' | 'link full') => void
 }
 
-type Line = { port: FramePort | undefined; waiting: Buffer[]; noneUntil: number }
+/** `older`: the line before, which the peer may still send on. */
+type Line = { port: FramePort | undefined; older: FramePort | undefined; waiting: Buffer[]; noneUntil: number }
 
 /** See the head of this file. */
 export class PeerLinks {
@@ -56,14 +57,16 @@ export class PeerLinks {
   /** Another's gateway has laid a line to this one. */
   take(name: string, port: FramePort): void {
     const line = this.#lines.get(name) ?? this.#add(name)
-    // Both may lay one at the same time: each sends on the one that it got last, and both are read.
+    // Both may lay one at the same time: each sends on the one that it got last, and both are read. No more than these.
+    line.older?.close()
+    line.older = line.port
     line.port = port
     line.noneUntil = 0
     port.start({
       frame: (slab, from, to) => this.#came(name, slab, from, to),
       batch: this.#options.delivered,
       room: () => {},
-      ended: () => { if (line.port === port) this.#forget(name, line) },
+      ended: () => this.#ended(name, line, port),
     })
     for (const bytes of line.waiting.splice(0)) this.#put(port, bytes, 0, bytes.length)
     port.flush()
@@ -73,19 +76,15 @@ export class PeerLinks {
   flush(): void { for (const { port } of this.#lines.values()) port?.flush() }
 
   close(): void {
-    for (const [name, line] of this.#lines) {
-      this.#forget(name, line)
-      line.port?.close()
-    }
+    for (const [name, line] of this.#lines) this.#drop(name, line)
   }
 
   #add(name: string): Line {
     if (this.#lines.size >= GATEWAY_LINKS_MAX) {
       const [first, oldest] = this.#lines.entries().next().value!
-      this.#forget(first, oldest)
-      oldest.port?.close()
+      this.#drop(first, oldest)
     }
-    const line = { port: undefined, waiting: [], noneUntil: 0 }
+    const line: Line = { port: undefined, older: undefined, waiting: [], noneUntil: 0 }
     this.#lines.set(name, line)
     return line
   }
@@ -101,6 +100,20 @@ export class PeerLinks {
         line.noneUntil = this.#options.now() + NONE_MS
       }
     })
+  }
+
+  #ended(name: string, line: Line, port: FramePort): void {
+    if (line.older === port) line.older = undefined
+    if (line.port !== port) return
+    line.port = line.older
+    line.older = undefined
+    if (line.port === undefined) this.#forget(name, line)
+  }
+
+  #drop(name: string, line: Line): void {
+    this.#forget(name, line)
+    line.port?.close()
+    line.older?.close()
   }
 
   #forget(name: string, line: Line): void { if (this.#lines.get(name) === line) this.#lines.delete(name) }

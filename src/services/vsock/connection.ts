@@ -219,7 +219,8 @@ export class VsockConnection extends Duplex {
       rest = rest.subarray(part.length)
     }
     if (rest.length === 0) return
-    const bytes = Buffer.allocUnsafe(Math.max(PIECE_BYTES, rest.length))
+    // Who waits for it gets it at once: then nothing is put behind it.
+    const bytes = Buffer.allocUnsafe(this.#wantsMore ? rest.length : Math.max(PIECE_BYTES, rest.length))
     bytes.set(rest)
     this.#pieces.push({ bytes, from: 0, to: rest.length })
   }
@@ -252,7 +253,9 @@ export class VsockConnection extends Duplex {
       const size = to - from
       this.#held -= size
       this.#forwarded = (this.#forwarded + size) >>> 0
-      this.#wantsMore = this.push(bytes.subarray(from, to))
+      const part = bytes.subarray(from, to)
+      // What waits in the stream is counted by its bytes: a piece that is mostly empty would hold far more.
+      this.#wantsMore = this.push(size < bytes.length / 2 ? Buffer.from(part) : part)
     }
     if (this.#pieces.length === 0 && (this.#peerShut & VIRTIO_VSOCK_SHUTDOWN_F_SEND) !== 0) {
       if (this.#wantsMore && !this.#hasEnded) {

@@ -125,6 +125,18 @@ test('a reader that reads nothing holds the writer up at the size of its buffer'
   near.destroy()
 })
 
+test('bytes that come one by one cost no more memory than their number, though nobody reads them', () => {
+  const guest = opened()
+  // Read once, so that it wants more.
+  guest.stream.read(0)
+  const before = process.memoryUsage().arrayBuffers
+  for (let i = 0; i < 20_000; i++) guest.say({ payload: new Uint8Array(1) })
+  const bytes = process.memoryUsage().arrayBuffers - before
+  assert.equal(guest.stream.readableLength, 20_000)
+  assert.ok(bytes < 32 * 1024 * 1024, `${bytes} bytes are held`)
+  guest.stream.destroy()
+})
+
 test('a connection to nobody is refused, both ways', async () => {
   const { host, guest } = pair()
   await assert.rejects(guest.connect(1), { code: 'ECONNREFUSED' })
