@@ -14,10 +14,10 @@ import { makeRam } from '../src/sys/guest_ram.ts'
 import { socketPair } from '../src/sys/sockets.ts'
 import { openTap } from '../src/sys/tap.ts'
 
-/** A machine; `tap` is a device's name, `gateway` a Unix socket to listen on or, with a kernel, '' for its own card. */
+/** A machine; `gateway` is a Unix socket to listen on or, with a kernel, '' for its own card. */
 export type VmmRequest = {
   readonly kernel?: string; readonly initrd?: string; readonly commandLine?: string; readonly memoryBytes?: number
-  readonly disk?: string; readonly tap?: string; readonly gateway?: string
+  readonly disk?: string; readonly tap?: { readonly name: string; readonly mac: string }; readonly gateway?: string
 }
 
 /** What it tells: when the machine began to run, in milliseconds of the epoch; exits by reason. */
@@ -26,10 +26,6 @@ export type VmmMessage = { readonly runs: number } | { readonly exits: Readonly<
 const NETWORK = 77
 const MTU = 1500
 const ENOENT = 44
-/** The address at the other end of a TAP device is the host's. */
-export const TAP_MAC = '02:00:00:00:00:aa'
-/** The guest's card at the gateway. */
-export const GATEWAY_MAC = addressesOf(NETWORK, 1).mac
 
 /** Everything that the guest connects to is the host itself, by the port. */
 function makeGateway(): Gateway {
@@ -49,9 +45,9 @@ function cards({ tap, gateway }: VmmRequest): NicSpec[] {
   if (gateway !== undefined) {
     const [ours, theirs] = socketPair()
     makeGateway().attach(new FrameStream(new Socket({ fd: ours, readable: true, writable: true })))
-    found.push({ mac: GATEWAY_MAC, fd: theirs, kind: 'stream', mtu: MTU })
+    found.push({ mac: addressesOf(NETWORK, 1).mac, fd: theirs, kind: 'stream', mtu: MTU })
   }
-  if (tap !== undefined) found.push({ mac: TAP_MAC, fd: openTap(tap), kind: 'tap', mtu: MTU })
+  if (tap !== undefined) found.push({ mac: tap.mac, fd: openTap(tap.name), kind: 'tap', mtu: MTU })
   return found
 }
 

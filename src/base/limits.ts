@@ -242,6 +242,10 @@ export const DESCRIPTORS_QUEUED_MAX = 1024
 export const EGRESS_DIALS_MAX = 4096
 export const EGRESS_DIALS_PROJECT_MAX = 512
 
+/** Names that a host looks up for machines at one time, and those among them for one project's: some never answer. */
+export const EGRESS_LOOKUPS_MAX = 64
+export const EGRESS_LOOKUPS_PROJECT_MAX = 8
+
 /** Bytes that a cell process leaves unread until the host hears no more of it: launches of many guests at once fit. */
 export const UNREAD_BYTES_MAX = 8 * 1024 * 1024
 

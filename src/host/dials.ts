@@ -11,7 +11,9 @@
 // from gateway to gateway.
 
 import { EAGAIN, ECONNREFUSED, EIO, ETIMEDOUT } from '../base/errno.ts'
-import { EGRESS_DIALS_MAX, EGRESS_DIALS_PROJECT_MAX } from '../base/limits.ts'
+import {
+  EGRESS_DIALS_MAX, EGRESS_DIALS_PROJECT_MAX, EGRESS_LOOKUPS_MAX, EGRESS_LOOKUPS_PROJECT_MAX,
+} from '../base/limits.ts'
 import type { Log } from '../base/log.ts'
 import { closeFd, socketPair } from '../sys/sockets.ts'
 import { addressesOf, parseRules, reach, type Rule } from './egress.ts'
@@ -46,6 +48,7 @@ export class Dials {
   readonly #rules = new WeakMap<GuestSpec, readonly Rule[]>()
   #requests = 0
   #lookups = 0
+  readonly #lookupsOf = new Map<string, number>()
   #underWay = 0
   /** By project: one that waits for what never answers doesn't keep the others from it. */
   readonly #underWayOf = new Map<string, number>()
@@ -85,12 +88,19 @@ export class Dials {
     const answer = (addresses: readonly string[]): void =>
       handle.link?.send({ resolved: asked.resolve, addresses })
     const guest = this.#parts.state.guests.get(asked.id)
-    if (guest === undefined || guest.handle !== handle || this.#lookups >= LOOKUPS_MAX) return answer([])
+    if (guest === undefined || guest.handle !== handle) return answer([])
+    const { project } = guest.row
+    const mine = this.#lookupsOf.get(project) ?? 0
+    if (this.#lookups >= EGRESS_LOOKUPS_MAX || mine >= EGRESS_LOOKUPS_PROJECT_MAX) return answer([])
     this.#lookups++
+    this.#lookupsOf.set(project, mine + 1)
     try {
       answer(await addressesOf(this.#rulesOf(guest), asked.name))
     } finally {
       this.#lookups--
+      const left = this.#lookupsOf.get(project)! - 1
+      if (left > 0) this.#lookupsOf.set(project, left)
+      else this.#lookupsOf.delete(project)
     }
   }
 
@@ -178,5 +188,3 @@ export class Dials {
 }
 
 const WINDOWS_MAX = 10_000
-/** Names that are looked up at once, for all guests. */
-const LOOKUPS_MAX = 64

@@ -61,11 +61,11 @@ export function inwardRule(texts: readonly string[]): string | undefined {
   })
 }
 
-/** A name is allowed by rules of names alone, an address by rules of ranges alone. */
-export function allows(rules: readonly Rule[], host: string, port: number): boolean {
-  if (isIP(host) !== 0) return inRanges(rules, host, port)
+/** A name is allowed by rules of names alone, an address by rules of ranges alone. No port: a name, for any port. */
+export function allows(rules: readonly Rule[], host: string, port: number | undefined): boolean {
+  if (isIP(host) !== 0) return port !== undefined && inRanges(rules, host, port)
   const name = canonical(host)
-  return rules.some((rule) => 'name' in rule && (rule.port ?? port) === port &&
+  return rules.some((rule) => 'name' in rule && (port === undefined || (rule.port ?? port) === port) &&
     (rule.below ? name.endsWith(`.${rule.name}`) : name === rule.name))
 }
 
@@ -111,7 +111,7 @@ Promise<Attempt> {
 export async function addressesOf(rules: readonly Rule[], host: string, resolve = resolveByHost): Promise<string[]> {
   const name = canonical(host)
   const ports = rules.filter((rule) => 'name' in rule).map(({ port }) => port ?? ANY_PORT)
-  if (isIP(host) !== 0 || !ports.some((port) => allows(rules, name, port))) return []
+  if (isIP(host) !== 0 || !allows(rules, name, undefined)) return []
   const found = await resolve(name).catch(() => [])
   return found.filter((address) => !isInward(address) || ports.some((port) => inRanges(rules, address, port)))
 }

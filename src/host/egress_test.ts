@@ -35,6 +35,12 @@ for (const [rules, host, port, allowed] of CASES) {
   })
 }
 
+test('allows() lets a name be asked for if any rule has it, whatever the port', () => {
+  const rules = parseRules(['example.com:443', 'example.org:80', '10.0.0.0/8'])
+  for (const name of ['example.com', 'example.org']) assert.ok(allows(rules, name, undefined), name)
+  assert.ok(!allows(rules, 'example.net', undefined))
+})
+
 test('reach() does not even resolve a name that is not allowed', async () => {
   const asked: string[] = []
   const attempt = await reach(parseRules(['example.com']), 'secret-data.attacker.net', 53, async (name) => {

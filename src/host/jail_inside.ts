@@ -11,14 +11,16 @@ import { JAIL_VARIABLE, type Confinement } from './jail.ts'
 /**
  * Takes from this process, for good, what it needed to come about: it executes no other program from now on. Which
  * walls it is within, the launcher's too, for its log; none, and nothing is done, if no launcher has started it.
+ * `child`: the process that it was started to have (QEMU); it has no other.
  */
-export function lockDown(): Confinement {
+export function lockDown(child?: number): Confinement {
   const told = process.env[JAIL_VARIABLE]
   if (told === undefined) return []
   delete process.env[JAIL_VARIABLE]
   holdProc()
   const walls = JSON.parse(told) as Confinement
-  const result = installFilter(noExecFilter(process.arch as Architecture))
+  const family = child === undefined ? undefined : [process.pid, child]
+  const result = installFilter(noExecFilter(process.arch as Architecture, family))
   if (result >= 0) return walls
   const why = `the kernel answers ${ERRNO_NAMES[-result] ?? 'an error'}`
   return walls.map((wall) => wall.layer === 'seccomp' && wall.on ? { layer: 'seccomp', on: false, why } : wall)

@@ -40,8 +40,8 @@ export type MachineGuestParts = {
   readonly project: string; readonly blobFolder: string
   readonly line: HostLine; readonly receiver: FdReceiver; readonly consoles: Consoles; readonly health: HealthChecks
   readonly store: SnapshotStore
-  /** Nothing more is to be started in this process. */
-  locked(): void
+  /** Nothing more is to be started in this process. `child`: what was. */
+  locked(child: number | undefined): void
   /** It is gone: with an end, or (undefined) given up, since it goes on elsewhere. */
   ended(end: GuestEnd | undefined): void
   die(error: unknown): void
@@ -221,7 +221,7 @@ export class MachineGuest {
       } })
     this.#engine = engine
     if ('prepare' in engine) engine.prepare()
-    this.#parts.locked()
+    this.#parts.locked('prepare' in engine ? engine.childPid : undefined)
     await engine.start()
     if (this.#isOver) return
     this.#screen.connect(engine)

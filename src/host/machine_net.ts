@@ -70,7 +70,7 @@ export class MachineNet {
       peers: (peer) => this.#addressOf(peer), nameOf: (address) => this.#names.get(address),
     }, {
       dial: async (host, port) => await this.#connect(host, port),
-      allows: (host, port) => allows(this.#rules, host, port ?? this.#rules.find((rule) => 'name' in rule)?.port ?? 0),
+      allows: (host, port) => allows(this.#rules, host, port),
       resolve: async (host) => await this.#resolve(host),
       link: async (peer) => {
         const socket = this.#peers.get(peer)?.kind === 'machine' ? await this.#connect(peer, LINE_PORT) : ECONNREFUSED
@@ -130,7 +130,10 @@ export class MachineNet {
     }
     const socket = socketOf(fd)
     if (port === LINE_PORT) {
-      if (from === undefined) return void socket.destroy()
+      if (from === undefined) {
+        socket.destroy()
+        return answer(ECONNREFUSED)
+      }
       this.#gateway.link(from.name.toLowerCase(), new FrameStream(socket))
       return answer(0)
     }
@@ -215,7 +218,9 @@ export class MachineNet {
   async #enter(socket: Socket, port: number, from: Peer | undefined): Promise<number> {
     const opened = await this.#gateway!.open(port, from === undefined ? undefined : { name: from.name.toLowerCase() })
     if (typeof opened === 'number') {
-      socket.resetAndDestroy()
+      // Between guests it is a Unix socket, which has no reset: that guest is told the errno.
+      if (from === undefined) socket.resetAndDestroy()
+      else socket.destroy()
       return opened
     }
     void join(socket, opened)

@@ -69,8 +69,8 @@ class MachineProcess {
     this.#lookOut()
   }
 
-  #lockDown(): void {
-    for (const { layer, on, why } of lockDown()) {
+  #lockDown(child?: number): void {
+    for (const { layer, on, why } of lockDown(child)) {
       if (!on) process.stderr.write(`without the wall ${layer}: ${why}\n`)
     }
   }
@@ -115,7 +115,7 @@ class MachineProcess {
     this.#guest = new MachineGuest(launch, {
       project: this.#config.project, blobFolder: this.#config.blobFolder, line: this.#line, receiver: this.#receiver,
       consoles: this.#consoles, health: this.#health, store: this.#store,
-      locked: () => this.#lockDown(), ended: (end) => this.#ended(end), die: (error) => this.die(error),
+      locked: (child) => this.#lockDown(child), ended: (end) => this.#ended(end), die: (error) => this.die(error),
     })
     this.#guest.start()
   }

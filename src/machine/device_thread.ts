@@ -122,7 +122,8 @@ class DeviceThread {
       case 'balloon': return this.#balloon
       case 'vsock': return new Vsock(spec.cid, this.#start.vsockFd)
       case 'net': return new Net({ ...spec.nics[unit]!, name: `net${unit}`, limits: limits.nics[unit], nowMs,
-        takesSegments: GATEWAY_TAKES_SEGMENTS })
+        // TCP ends in the gateway, which takes it as it comes (services/gateway/gateway.ts).
+        takesSegments: true })
       case 'blk': {
         const { path, format, readOnly, backingFolders, serial } = spec.disks[unit]!
         const disk = openDisk(path, format, { readOnly, backingFolders })
@@ -134,8 +135,6 @@ class DeviceThread {
 }
 
 const PAGE_BYTES = 4096
-/** The gateway drops what is longer than the MTU (services/gateway/gateway.ts, 'frame long'). */
-const GATEWAY_TAKES_SEGMENTS = false
 const nowMs = (): number => performance.now()
 
 function tell(message: DeviceMessage): void {

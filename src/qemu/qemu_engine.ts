@@ -113,6 +113,9 @@ export class QemuEngine implements Engine {
     this.#end = this.#process.ended.then((exit) => this.#ended(exit))
   }
 
+  /** QEMU's process id, once it was started. */
+  get childPid(): number | undefined { return this.#process?.pid }
+
   async start(): Promise<void> {
     const { spec, qemu, from } = this.#options
     try {

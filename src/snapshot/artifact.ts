@@ -51,11 +51,16 @@ export type Places = {
   readonly registry?: RegistryOptions | undefined
 }
 
-/** Gives a snapshot to a registry, or to a folder: REGISTRY/PATH[:TAG] or `oci:FOLDER[:TAG]`. Throws as Images.push. */
+/**
+ * Gives a cell's snapshot to a registry, or to a folder: REGISTRY/PATH[:TAG] or `oci:FOLDER[:TAG]`. Throws as
+ * Images.push, and MACHINE_WORD.
+ */
 export async function pushSnapshot(places: Places, digest: string, to: string, transfer: Transfer = {}):
 Promise<{ readonly digest: string }> {
   const { snapshots, blobs } = places
   const snapshot = snapshots.inspect(digest)
+  // What it goes on with is more than one program: a kernel, and disks that it is based on.
+  if (snapshot.meta.kind === 'machine') throw new CellarError('MACHINE_WORD', [snapshot.meta.guest, 'snapshot push'])
   const { remote, tag } = remoteOf(to, true, places.registry)
   return await cancellable(`the push of ${printable(to, 200)}`, transfer.signal, async () => {
     using staged = staging(places.staging)

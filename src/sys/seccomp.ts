@@ -85,9 +85,25 @@ export function cellFilter(architecture: Architecture, pid: number, spawns = fal
   ]
 }
 
-/** What is put up besides when the process's own program runs: it executes no other. */
-export function noExecFilter(architecture: Architecture): Instruction[] {
-  return [...start(architecture), ...refuse(EXEC_CALLS, architecture), [RETURN, 0, 0, ALLOW]]
+/**
+ * What is put up besides when the process's own program runs: it executes no other. `family`: of one that might have a
+ * child until now, itself and that child: it has no other from now on, and signals and limits nobody else.
+ */
+export function noExecFilter(architecture: Architecture, family?: readonly number[]): Instruction[] {
+  const calls = CALLS[architecture]
+  return [
+    ...start(architecture),
+    ...refuse(EXEC_CALLS, architecture),
+    ...(family === undefined ? [] : [
+      ...refuse(REFUSED_CALLS.filter(([name]) => SPAWNING.includes(name)), architecture),
+      ...on(calls.clone, [
+        [LOAD, 0, 0, argument(0)], [IF_ANY_BIT, 1, 0, CLONE_THREAD], [RETURN, 0, 0, REFUSE], [RETURN, 0, 0, ALLOW],
+      ]),
+      ...on(calls.kill, allowOnly(0, family)), ...on(calls.tgkill, allowOnly(0, family)),
+      ...on(calls.prlimit64, allowOnly(0, [0, ...family])),
+    ]),
+    [RETURN, 0, 0, ALLOW],
+  ]
 }
 
 // Leaves the call's number to look at.

@@ -21,6 +21,8 @@ export const REFUSED_CALLS: readonly Call[] = [
   ['process_mrelease', 448, 448], ['pidfd_open', 434, 434], ['pidfd_getfd', 438, 438],
   ['pidfd_send_signal', 424, 424], ['tkill', 200, 130], ['rt_sigqueueinfo', 129, 138],
   ['rt_tgsigqueueinfo', 297, 240],
+  // Who leaves its group of processes isn't ended with it.
+  ['setpgid', 109, 154], ['setsid', 112, 157],
   // A descriptor is handed over, never asked for: not even the host's own socket can be reached.
   ['connect', 42, 203],
   // Namespaces, mounts, and what a file is reached by.

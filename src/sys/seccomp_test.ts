@@ -74,6 +74,30 @@ for (const name of ['x64', 'arm64'] as const satisfies Architecture[]) {
     }
   })
 
+  test(`a process of ${name} that has its child makes no other, and signals and limits nobody else`, () => {
+    const [last, spawning] = [noExecFilter(name, [PID, PID + 1]), cellFilter(name, PID, true)]
+    const asked = (number: number, ...args: number[]): number =>
+      answer(last, ARCHITECTURES[name], number, args.map(BigInt))
+    for (const call of REFUSED_CALLS) {
+      const number = call[name === 'x64' ? 1 : 2]
+      const isOnce = ['fork', 'vfork', 'capset'].includes(call[0])
+      if (number === null) continue
+      assert.equal(answer(spawning, ARCHITECTURES[name], number), isOnce ? ALLOW : EPERM, call[0])
+      assert.equal(asked(number), isOnce ? EPERM : ALLOW, call[0])
+    }
+    for (const [call, number] of EXEC_CALLS.map((call) => [call[0], call[name === 'x64' ? 1 : 2]!] as const)) {
+      assert.equal(asked(number), EPERM, call)
+    }
+    assert.equal(asked(calls.clone, 0x3d0f00), ALLOW)
+    assert.equal(asked(calls.clone, 0x1200011), EPERM)
+    for (const pid of [PID, PID + 1, 1, 0, -1, PID + 2]) {
+      const isOurs = pid === PID || pid === PID + 1
+      assert.equal(asked(calls.kill, pid), isOurs ? ALLOW : EPERM)
+      assert.equal(asked(calls.tgkill, pid), isOurs ? ALLOW : EPERM)
+      assert.equal(asked(calls.prlimit64, pid), isOurs || pid === 0 ? ALLOW : EPERM)
+    }
+  })
+
   test(`noExecFilter refuses to execute on ${name}, and nothing else`, () => {
     const numbers = EXEC_CALLS.map((call) => call[name === 'x64' ? 1 : 2])
     for (let number = 0; number < 600; number++) {

@@ -140,7 +140,7 @@ describe('a guest on its network', () => {
     const other = new Wire(made.theirs, parseMac('02:ce:11:01:00:02')!, parseMac('02:ce:11:01:00:00')!)
     sendDatagram(other, { source: GUEST, sourcePort: 1, destination: GATEWAY, destinationPort: 53 }, question('db'))
     made.theirs.give(Buffer.from('0102', 'hex'))
-    made.theirs.give(Buffer.from(`02ce1101000002ce110100010800${'00'.repeat(1501)}`, 'hex'))
+    made.theirs.give(Buffer.from(`02ce1101000002ce110100010806${'00'.repeat(1501)}`, 'hex'))
     made.theirs.give(Buffer.from(`02ce1101000002ce1101000186dd${'00'.repeat(40)}`, 'hex'))
     await settled()
     assert.deepEqual(heard(), [])
