@@ -13,7 +13,7 @@ import { CpioWriter } from '../src/image/machine_cpio.ts'
 import type { KvmPlace } from '../tests/machine/kvm_place.ts'
 import type { Tools } from './machine_place.ts'
 
-const MODULES = ['drivers/virtio/virtio', 'drivers/virtio/virtio_ring', 'drivers/virtio/virtio_mmio',
+const MODULES = ['drivers/virtio/virtio_ring', 'drivers/virtio/virtio', 'drivers/virtio/virtio_mmio',
   'drivers/block/virtio_blk', 'net/core/failover', 'drivers/net/net_failover', 'drivers/net/virtio_net']
 const ENTRIES = ['./machine_vmm.ts', '../src/machine/vcpu_worker.ts', '../src/machine/device_thread.ts']
   .map((path) => fileURLToPath(new URL(path, import.meta.url)))
@@ -26,6 +26,7 @@ export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
+set -x
 case $do in
 devices)
   for module in ${MODULES.map((path) => basename(path)).join(' ')}; do insmod /modules/$module.ko; done

@@ -5,7 +5,7 @@
 // devices in no other way, the processor of the host, and nothing else that the guest doesn't use.
 
 import { spawn, spawnSync, type ChildProcess } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
@@ -29,13 +29,14 @@ export type Measured = {
 const UP = 'the guest is up'
 const MEMORY_MIB = 256
 const DISK_BYTES = 256 * 2 ** 20
-const GUEST_MS_MAX = 90_000
+const GUEST_MS_MAX = 30_000
 const PORT = 7000
 const COMMAND_LINE = 'console=ttyS0 quiet panic=-1 reboot=t'
 /** Figures of KVM itself that say why a guest was left. */
 const KVM_COUNTERS = ['exits', 'io_exits', 'mmio_exits', 'halt_exits', 'irq_exits', 'request_irq_exits']
 /** The guest's cards: at the gateway, as machine_vmm.ts has it, and at a TAP device. */
 const GATEWAY_MAC = addressesOf(77, 1).mac
+const TAP = 'cellarbench'
 const TAP_MAC = '02:00:00:00:00:aa'
 const folder = join(tmpdir(), `cellar-machine-${process.pid}`)
 
@@ -149,6 +150,11 @@ async function boots(request: PlaceRequest, sides: readonly Side[]): Promise<Mea
   return found
 }
 
+function shell(lines: string): void {
+  const { status, stderr } = spawnSync('sh', ['-c', lines], { encoding: 'utf8' })
+  if (status !== 0) throw new Error(`the TAP device: ${stderr}`)
+}
+
 async function devices(request: PlaceRequest): Promise<Measured[]> {
   const { tools } = request
   const disk = join(folder, 'disk')
@@ -158,29 +164,27 @@ async function devices(request: PlaceRequest): Promise<Measured[]> {
   const socket = join(folder, 'nic')
   const gateway = startOurs(tools, { gateway: socket })
   const found: Measured[] = []
+  shell(`ip tuntap add dev ${TAP} mode tap 2>/dev/null || tunctl -t ${TAP}
+    ip addr add 10.99.1.1/24 dev ${TAP} && ip link set ${TAP} up`)
   try {
     await gateway.until(() => gateway.runsAt !== undefined, 'gateway')
     for (let round = 0; round < request.rounds; round++) {
       for (const side of ['ours', 'qemu'] as const) {
-        const tap = `bench${round}${side[0]}`
-        const running = side === 'ours' ? startOurs(tools, oursOf({ disk, tap: { name: tap, mac: TAP_MAC }, gateway: '' }, request))
+        const running = side === 'ours' ? startOurs(tools, oursOf({ disk, tap: { name: TAP, mac: TAP_MAC }, gateway: '' }, request))
           : startQemu(tools, `${COMMAND_LINE} ${request.words ?? ''}`, [
             '-drive', `if=none,id=disk,file=${disk},format=raw,cache=writeback`,
             '-device', 'virtio-blk-device,drive=disk',
             '-netdev', `stream,id=gateway,server=off,addr.type=unix,addr.path=${socket}`,
             '-device', `virtio-net-device,netdev=gateway,mac=${GATEWAY_MAC}`,
-            '-netdev', `tap,id=tap,ifname=${tap},script=no,downscript=no,vhost=off`,
+            '-netdev', `tap,id=tap,ifname=${TAP},script=no,downscript=no,vhost=off`,
             '-device', `virtio-net-device,netdev=tap,mac=${TAP_MAC}`])
-        const up = running.until(() => existsSync(`/sys/class/net/${tap}`), 'TAP device').then(() =>
-          spawnSync('ifconfig', [tap, '10.99.1.1', 'netmask', '255.255.255.0', 'up']))
         found.push(await measured(side, running))
-        await up
       }
     }
   } finally {
     server.kill()
     await gateway.end()
-    rmSync(folder, { recursive: true })
+    shell(`ip link del ${TAP} 2>/dev/null || tunctl -d ${TAP}`)
   }
   return found
 }
@@ -188,10 +192,14 @@ async function devices(request: PlaceRequest): Promise<Measured[]> {
 async function main([what = '', json = '']: readonly string[]): Promise<void> {
   const request = JSON.parse(json) as PlaceRequest
   spawnSync('mount', ['-t', 'debugfs', 'debugfs', '/sys/kernel/debug'])
-  spawnSync('mkdir', ['-p', folder])
-  const found = what === 'devices' ? await devices(request)
-    : await boots(request, what === 'boot' ? ['ours', 'qemu'] : ['ours'])
-  process.stdout.write(`${JSON.stringify(found)}\n`)
+  mkdirSync(folder)
+  try {
+    const found = what === 'devices' ? await devices(request)
+      : await boots(request, what === 'boot' ? ['ours', 'qemu'] : ['ours'])
+    process.stdout.write(`${JSON.stringify(found)}\n`)
+  } finally {
+    rmSync(folder, { recursive: true })
+  }
 }
 
 if (import.meta.main) await main(process.argv.slice(2))

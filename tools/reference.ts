@@ -1,8 +1,8 @@
 // tools/reference.ts: writes docs/reference/ from the tables that the program itself runs on.
 //
-// One page a table: hypercalls.md (wasi/p1/table.ts, wasi/cellar/table.ts), errors.md (base/errors.ts), limits.md
-// (base/limits.ts), cli.md (cli/flags.ts), manifest.md (the schemas in cli/manifest.ts), api.md (api/routes.ts) and
-// snapshots.md (snapshot/format.ts).
+// One page a table: hypercalls.md (wasi/p1/table.ts, wasi/cellar/table.ts), virtio.md (virtio/support.ts), errors.md
+// (base/errors.ts), limits.md (base/limits.ts), cli.md (cli/flags.ts), manifest.md (the schemas in host/spec.ts),
+// api.md (api/routes.ts) and snapshots.md (snapshot/format.ts).
 // Nobody edits these pages. `--check` writes nothing and fails if a page isn't what the tables say.
 
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
@@ -15,10 +15,11 @@ import * as limits from '../src/base/limits.ts'
 import { COMMANDS, usageOf } from '../src/cli/commands.ts'
 import { shellLine } from '../src/cli/help.ts'
 import {
-  CELL_MANIFEST, HEALTH, MANIFEST, MANIFEST_CELL, POOL_SPEC, VOLUME_SPEC,
+  CELL_MANIFEST, HEALTH, MACHINE, MANIFEST, MANIFEST_CELL, POOL_SPEC, VOLUME_SPEC,
 } from '../src/host/spec.ts'
 import type { Part } from '../src/snapshot/codec.ts'
-import { SNAPSHOT } from '../src/snapshot/format.ts'
+import { MACHINE_SNAPSHOT, SNAPSHOT } from '../src/snapshot/format.ts'
+import { VIRTIO_SUPPORT } from '../src/virtio/support.ts'
 import { cellar } from '../src/wasi/cellar/table.ts'
 import { wasi_snapshot_preview1 } from '../src/wasi/p1/table.ts'
 import type { Signature } from '../src/wasi/p1/table.ts'
@@ -31,7 +32,7 @@ const ANSWERS: Record<Signature['answers'], string> = { now: 'at once', wait: 'm
 export function pages(): Record<string, string> {
   return {
     'hypercalls.md': hypercalls(), 'errors.md': errors(), 'limits.md': limitsPage(), 'cli.md': cli(),
-    'manifest.md': manifest(), 'api.md': api(), 'snapshots.md': snapshots(),
+    'manifest.md': manifest(), 'api.md': api(), 'snapshots.md': snapshots(), 'virtio.md': virtio(),
   }
 }
 
@@ -51,6 +52,17 @@ function hypercalls(): string {
 function hypercallTable(rows: readonly (readonly [name: string, row: Signature])[]): string {
   return table(['name', 'parameters', 'result', 'answers', 'support', 'note'], rows.map(([name, row]) =>
     [code(name), row.params.join(' ') || 'none', row.result ?? 'none', ANSWERS[row.answers], row.support, row.note]))
+}
+
+function virtio(): string {
+  const count = (level: string): number => VIRTIO_SUPPORT.filter((row) => row.level === level).length
+  return page('Virtio', 'src/virtio/support.ts', [
+    'What of Virtio 1.3 the devices of machines have under our own monitor ([machines.md](../machines.md)), by ' +
+      `section of the specification: ${count('full')} things in full, ${count('partial')} in part, ` +
+      `${count('none')} not, with the reason. Under QEMU a machine has what QEMU offers.`,
+    table(['section', 'name', 'support', 'note'], VIRTIO_SUPPORT.map(({ section, name, level, note }) =>
+      [section, /^VIRTIO_/.test(name) ? code(name) : name, level, note])),
+  ])
 }
 
 function errors(): string {
@@ -110,9 +122,9 @@ function manifest(): string {
   const [cellExample, stackExample] = [...head.matchAll(/(?:^\/\/ {3}.*\n)+/gm)].map(([lines]) =>
     `\`\`\`yaml\n${lines.replace(/^\/\/ {3}/gm, '')}\`\`\``)
   return page('Manifest', 'src/host/spec.ts', [
-    'Cells described by a file (YAML): one for `cellar run -f MANIFEST`; several, under `cells`, for ' +
+    'Guests described by a file (YAML): one cell for `cellar run -f MANIFEST`; several, under `cells`, for ' +
       '`cellar run -f`, where they share the CPU in the foreground, or as the desired state of a project for ' +
-      '`cellar apply -f`. Unknown keys are refused.',
+      '`cellar apply -f`, where some may be machines: those whose `image` is one. Unknown keys are refused.',
     '## A cell', table(KEYS_HEAD, cell), cellExample!,
     '## Several cells', table(KEYS_HEAD, keys(MANIFEST)), stackExample!,
     '## A cell of several', 'All that a cell has, and what follows. What only a host has, `cellar run -f` refuses.',
@@ -120,6 +132,8 @@ function manifest(): string {
     '## A pool', table(KEYS_HEAD, keys(POOL_SPEC)),
     '## Health', table(KEYS_HEAD, keys(HEALTH)),
     '## A volume', table(KEYS_HEAD, keys(VOLUME_SPEC)),
+    '## A machine', "Under `machine`, of a guest whose image is a machine's ([machines.md](../machines.md)).",
+    table(KEYS_HEAD, keys(MACHINE)),
   ])
 }
 
@@ -155,8 +169,12 @@ function snapshots(): string {
       'SNAPSHOT_NEWER, another layout of frames with SNAPSHOT_FOREIGN ([errors.md](errors.md)).',
     '## The file', drawn('format.ts'),
     "Its digest is the SHA-256 of all of it. The memory's bytes aren't in it, but the SHA-256 of each page.",
-    '## Fields', 'In this order.',
+    "## Fields of a cell's snapshot", 'In this order.',
     table(['field', 'type', 'meaning'], fieldsOf(SNAPSHOT.parts!, '')),
+    "## Fields of a machine's snapshot", 'Both kinds begin with `meta`, whose `kind` says which it is. Sections are ' +
+      "what the machine's engine has saved, each with a version of its own; pages are its RAM, then the files of its " +
+      'own disks, each from a new page on.',
+    table(['field', 'type', 'meaning'], fieldsOf(MACHINE_SNAPSHOT.parts!, '')),
     '## Folder', "Each project has one; its processes and the host use it at once.", drawn('disk.ts'),
     '## Packs', drawn('packs.ts'), 'A stored chunk of 65,536 bytes is the chunk; a shorter one is a zstd frame of it.',
     '## Between hosts', drawn('transfer.ts'), 'Chunks come in any order, only those that the receiver lacks.',

@@ -5,12 +5,16 @@ import { test } from 'node:test'
 import { ERRORS } from '../src/base/errors.ts'
 import * as limits from '../src/base/limits.ts'
 import { COMMANDS } from '../src/cli/commands.ts'
-import { CELL_MANIFEST, HEALTH, MANIFEST, MANIFEST_CELL, POOL_SPEC, VOLUME_SPEC } from '../src/host/spec.ts'
+import {
+  CELL_MANIFEST, HEALTH, MACHINE, MANIFEST, MANIFEST_CELL, POOL_SPEC, VOLUME_SPEC,
+} from '../src/host/spec.ts'
+import { VIRTIO_SUPPORT } from '../src/virtio/support.ts'
 import { HYPERCALLS } from '../src/wasi/cellar/table.ts'
 import { pages } from './reference.ts'
 
 const {
   'hypercalls.md': hypercalls, 'errors.md': errors, 'limits.md': limitsPage, 'cli.md': cli, 'manifest.md': manifest,
+  'virtio.md': virtio, 'snapshots.md': snapshots,
 } = pages()
 
 test('pages has a row for every hypercall, error, limit, and flag of a command', () => {
@@ -25,8 +29,8 @@ test('pages has a row for every hypercall, error, limit, and flag of a command',
   }
 })
 
-test('pages has a row for every key of a cell, a stack, a cell of a stack and a pool, each with its type', () => {
-  const [, cell, stack, ofStack, pool, health, volume] = manifest!.split('\n## ')
+test('pages has a row for every key of cells, stacks, pools and machines, each with its type', () => {
+  const [, cell, stack, ofStack, pool, health, volume, machine] = manifest!.split('\n## ')
   const hasKeys = (text: string, schema: { readonly shape: object }): void => {
     for (const name of Object.keys(schema.shape)) {
       assert.match(text, new RegExp(`^\\| \`${name}\` \\| [a-z]+( or [a-z]+)* \\| (yes|no) \\| .+ \\|$`, 'm'))
@@ -38,7 +42,24 @@ test('pages has a row for every key of a cell, a stack, a cell of a stack and a 
   hasKeys(pool!, POOL_SPEC)
   hasKeys(health!, HEALTH)
   hasKeys(volume!, VOLUME_SPEC)
+  hasKeys(machine!, MACHINE)
   assert.doesNotMatch(ofStack!, /`args`/)
+})
+
+test('pages has a row for everything of Virtio, with a reason for what is not there or not whole', () => {
+  const rows = virtio!.split('\n').filter((line) => /^\| \d/.test(line)).map((line) => line.split(' | '))
+  assert.equal(rows.length, VIRTIO_SUPPORT.length)
+  for (const [section, name, level, note] of rows) {
+    if (level !== 'full') assert.match(note!, /\w/, `${section} ${name}`)
+  }
+})
+
+test('pages has the fields of both kinds of snapshots', () => {
+  const [, , cell, machine] = snapshots!.split('\n## ')
+  for (const name of ['meta.kind', 'chunks', 'frames', 'descriptors.is']) assert.ok(cell!.includes(`\`${name}`), name)
+  for (const name of ['meta.kind', 'chunks', 'machine.engine', 'machine.sections.bytes']) {
+    assert.ok(machine!.includes(`\`${name}\``), name)
+  }
 })
 
 test('pages shows an example of a cell and one of a stack', () => {
@@ -54,7 +75,7 @@ test('pages shows the values of a message as names in brackets', () => {
 })
 
 test('pages gives each row as many cells as its head', () => {
-  for (const text of [hypercalls!, errors!, limitsPage!, cli!, manifest!]) {
+  for (const text of [hypercalls!, errors!, limitsPage!, cli!, manifest!, virtio!, snapshots!]) {
     let width = 0
     for (const line of text.split('\n')) {
       const cells = line.replaceAll('\\|', '').split('|').length

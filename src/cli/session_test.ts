@@ -83,10 +83,11 @@ test('volumePath tells volumes from paths of this machine', () => {
 })
 
 const FILES = '/v1/projects/default/volumes/data/files'
+const VOLUME = 'GET /v1/projects/default/volumes/data'
 const LONG = `${'long'.repeat(40)}.txt`
 
 test('cp sends files and folders as an archive that tar reads', async () => {
-  await using host = await FakeHost.start({ [`PUT ${FILES}`]: [204] })
+  await using host = await FakeHost.start({ [VOLUME]: [200, {}], [`PUT ${FILES}`]: [204] })
   mkdirSync(join(host.folder, 'site/sub'), { recursive: true })
   writeFileSync(join(host.folder, 'site/index.html'), 'hello\n')
   writeFileSync(join(host.folder, 'site/sub', LONG), 'x'.repeat(1000))
@@ -111,8 +112,19 @@ test('cp sends files and folders as an archive that tar reads', async () => {
   assert.deepEqual([host.lines().at(-1), host.asked.at(-1)!.body.toString()], [`PUT ${FILES}?path=%2Fx`, 'raw'])
 })
 
+test('cp of a name that no volume has is of a guest', async () => {
+  const [read, written] = ['GET', 'PUT'].map((method) => `${method} /v1/projects/default/guests/vm/files`)
+  await using host = await FakeHost.start({ [written!]: [204],
+    [read!]: (_, response) => response.end('what it has') })
+  assert.deepEqual(await host.run(['cp', 'vm:/etc/inittab', '-']), { status: 0, stdout: 'what it has', stderr: '' })
+  assert.equal((await host.run(['cp', '-', 'vm:/tmp'], { stdin: 'an archive' })).status, 0)
+  assert.deepEqual(host.lines(), ['GET /v1/projects/default/volumes/vm',
+    'GET /v1/projects/default/guests/vm/files?path=%2Fetc%2Finittab', 'GET /v1/projects/default/volumes/vm',
+    'PUT /v1/projects/default/guests/vm/files?path=%2Ftmp'])
+})
+
 test('cp unpacks what a volume holds, leaves links out, and refuses names that lead elsewhere', async () => {
-  const answers: Answers = {}
+  const answers: Answers = { [VOLUME]: [200, {}] }
   await using host = await FakeHost.start(answers)
   mkdirSync(join(host.folder, 'v/www/sub'), { recursive: true })
   writeFileSync(join(host.folder, 'v/www/sub', LONG), 'text')

@@ -34,7 +34,10 @@ const end = z.object({
 const state = z.object({ id, run: z.number(), startedAt: z.number().optional(), healthy: z.boolean().optional(),
   ageMs: count.optional(), held: z.boolean().optional(), paused: z.boolean().optional(),
   uncapturable: words.optional() })
-const counts = z.record(z.string().max(64), count)
+/** Exits by reason, counters of devices: what is kept of a machine until the next. */
+const few = <T>(all: Readonly<Record<string, T>>): boolean => Object.keys(all).length <= COUNTS_MAX
+const counts = z.record(z.string().max(64), count).refine(few)
+const COUNTS_MAX = 128
 const figures = z.object({
   ageNs: z.number(), runningNs: z.number(), runnableNs: z.number(), waitingNs: z.number(), throttledNs: z.number(),
   pausedNs: z.number(), stints: z.number(), switches: z.number(), preemptions: z.number(), memoryBytes: count,
@@ -42,7 +45,7 @@ const figures = z.object({
   throttledBy: z.enum(['itself', 'its pool']).optional(),
   waitedFor: z.array(z.tuple([id, z.number()])).max(128), hypercalls: count,
   machine: z.object({ vcpus: count, deviceNs: count, balloonBytes: count, exits: counts,
-    devices: z.record(z.string().max(32), counts) }).optional(),
+    devices: z.record(z.string().max(32), counts).refine(few) }).optional(),
 })
 
 const digest = z.string().regex(/^sha256:[0-9a-f]{64}$/)

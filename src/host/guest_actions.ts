@@ -13,7 +13,7 @@ import { admit, memoryLimit, ofHost, ofPool, type Capacity, type Promised } from
 import { complete, type OfImage } from './complete.ts'
 import { areLive, changedFields, guestSpecs, planApply } from './apply.ts'
 import { parseRules } from './egress.ts'
-import { guestPorts } from './launch.ts'
+import { guestPorts, parseVolume } from './launch.ts'
 import { eventOf, volumesOf, type Lifecycle } from './lifecycle.ts'
 import type { Actor, ApplyChange, GuestView, Phase } from './operator.ts'
 import type { Paths } from './paths.ts'
@@ -258,6 +258,7 @@ export class GuestActions {
     checkWords(name, spec)
     if (self?.row.spec !== spec) state.checkSpec(row, self?.row.spec)
     state.checkPorts(row)
+    if (row.desired === 'running') this.#checkDisks(row)
     if (!isPromised(row)) return
     const counted = self !== undefined && isPromised(self.row) ? self.row : undefined
     const pool = spec.pool === undefined ? undefined : state.pools.get(keyOf(project, spec.pool))
@@ -291,6 +292,25 @@ export class GuestActions {
       .flatMap((content) => typeof content === 'object' && 'secret' in content ? [content.secret] : [])
     for (const secret of [...Object.values(spec.secrets), ...inFiles]) {
       if (!state.secrets.has(keyOf(project, secret))) missing('secret', secret)
+    }
+  }
+
+  // A file system on a disk is for one who writes it, or for several who read it: also of one that is on its way out, or
+  // asleep, which knows what was there.
+  #checkDisks({ id, project, name, spec }: GuestRow): void {
+    const { state } = this.#parts
+    const disks = (one: GuestSpec): Map<string, boolean> => new Map(one.volumes.map(parseVolume)
+      .filter((volume) => state.volumes.get(keyOf(project, volume.name))?.kind === 'disk')
+      .map((volume) => [volume.name, volume.readOnly]))
+    const mine = disks(spec)
+    if (mine.size === 0) return
+    for (const { row } of state.ofProject(project)) {
+      if (row.id === id || (row.desired !== 'running' && !ACTIVE.includes(row.phase))) continue
+      for (const [volume, readOnly] of disks(row.spec)) {
+        if (mine.has(volume) && !(readOnly && mine.get(volume)!)) {
+          throw new CellarError('VOLUME_SHARED', [name, volume, row.name])
+        }
+      }
     }
   }
 

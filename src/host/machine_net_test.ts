@@ -6,7 +6,7 @@
 import assert from 'node:assert/strict'
 import { connect, Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { test, type TestContext } from 'node:test'
+import { afterEach, test, type TestContext } from 'node:test'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { ECONNREFUSED, EHOSTUNREACH, ETIMEDOUT } from '../base/errno.ts'
 import { addressesOf } from '../services/gateway/addresses.ts'
@@ -70,11 +70,19 @@ function rig(t: TestContext, { serve, ports = [], egress = [] }: {
 /** Two connected streams, the second one as a descriptor. */
 function pair(): [Socket, number] {
   const [mine, theirs] = socketPair()
-  return [new Socket({ fd: mine, allowHalfOpen: true, readable: true, writable: true }), theirs]
+  return [socketOf(mine), theirs]
 }
+
+const sockets: Socket[] = []
+function socketOf(fd: number): Socket {
+  sockets.push(new Socket({ fd, allowHalfOpen: true, readable: true, writable: true }))
+  return sockets.at(-1)!
+}
+afterEach(() => { for (const socket of sockets.splice(0)) socket.destroy() })
 
 /** All that comes, until its end. (An async iterator would destroy the stream then, with what it is yet to write.) */
 async function text(stream: Duplex): Promise<string> {
+  if (stream.readableEnded) return ''
   const pieces: Buffer[] = []
   stream.on('data', (bytes: Buffer) => pieces.push(bytes))
   await new Promise<void>((resolve, reject) => { stream.on('end', resolve).on('close', resolve).on('error', reject) })
@@ -85,7 +93,7 @@ async function text(stream: Duplex): Promise<string> {
 async function shouting(port: number): Promise<Duplex | number> {
   if (port !== 80) return ECONNREFUSED
   const [ours, fd] = pair()
-  const theirs = new Socket({ fd, allowHalfOpen: true, readable: true, writable: true })
+  const theirs = socketOf(fd)
   void text(theirs).then((heard) => theirs.end(heard.toUpperCase()))
   return ours
 }
@@ -143,6 +151,19 @@ test('the guest reaches a peer by its address: dialled by the name as it is writ
   stream.write('ping')
   theirs.once('data', (bytes: Buffer) => theirs.end(`${bytes.toString()} pong`))
   assert.equal(await text(stream), 'ping pong')
+})
+
+test('a guest that breaks a connection to another guest breaks its other end, and nothing else', async (t) => {
+  const { net, guest, says, give } = rig(t)
+  const connecting = guest.connect(addressesOf(NETWORK, 9).address, 5432)
+  const [theirs, fd] = pair()
+  net.answered({ dialled: (await says('dial'))['dial'] as number, ticket: give(fd) })
+  const stream = await connecting as Duplex
+  stream.on('error', () => {})
+  theirs.write('never read')
+  await sleep(20)
+  stream.destroy()
+  assert.equal(await text(theirs).catch(() => ''), '')
 })
 
 test('a dial that is refused, or that nobody answers, is refused to the guest', async (t) => {

@@ -17,8 +17,10 @@ import { CellarError } from '../base/errors.ts'
 import { WASM_PAGE_BYTES } from '../base/limits.ts'
 import { nowNs } from '../base/stopwatch.ts'
 import type { Engine, Sections } from '../machine/engine.ts'
-import { closePages, copyRam, openPages, putPages, takePages, type PageSource } from '../machine/pages.ts'
-import type { MachineState } from '../machine/state.ts'
+import {
+  closePages, copyRam, copyWritten, copyWrittenRam, heldCopy, openPages, putPages, takePages, type PageSource,
+} from '../machine/pages.ts'
+import type { MachineParts, MachineState } from '../machine/state.ts'
 import type { SnapshotMeta } from '../snapshot/format.ts'
 import type { Known, SnapshotStore } from '../snapshot/store.ts'
 import { makeRam } from '../sys/guest_ram.ts'
@@ -49,6 +51,10 @@ export type MachineSnapshotParts = {
   rest(): void
   die(error: unknown): void
 }
+
+/** A machine that stands still since `began`, copied: pages are made of that while it runs on. */
+type Stopped = { readonly engine: Engine; readonly wasPaused: boolean; readonly began: number
+  readonly state: { readonly machine: MachineParts; readonly sources: readonly PageSource[] } }
 
 /** Captures of one machine. */
 export class MachineSnapshots {
@@ -144,8 +150,7 @@ export class MachineSnapshots {
 
   async #capture({ next, durable, spec }: Capture, isAsked: () => boolean): Promise<Written> {
     const { store, rest } = this.#parts
-    const began = nowNs()
-    const { state, wasPaused, engine } = await this.#stopped()
+    const { state, wasPaused, engine, began } = await this.#stopped()
     if (next === 'hold') {
       this.isHeld = true
       rest()
@@ -155,7 +160,8 @@ export class MachineSnapshots {
       const { module, name, from } = this.#launch
       const meta: SnapshotMeta = { kind: 'machine', module, guest: name, spec: spec ?? null, createdAt: Date.now(),
         cellar: this.cellar, ...(from === undefined || from.snapshot === '' ? {} : { parent: from.snapshot }) }
-      const { known, digest, ...sizes } = await store.write(meta, state, { durable, known: this.#known })
+      const whole = { machine: state.machine, memory: takePages(state.sources) }
+      const { known, digest, ...sizes } = await store.write(meta, whole, { durable, known: this.#known })
       this.#known = known
       if (next === 'hold' && this.#isOver) throw new CellarError('CAPTURE_ENDED', [name])
       if (next === 'hold' && !isAsked()) await this.#goOn()
@@ -174,9 +180,12 @@ export class MachineSnapshots {
     if (ramFd === undefined) throw new CellarError('CAPTURE_ENDED', [this.#launch.name])
     try {
       const { engine, wasPaused, ramFd: own } = await this.#pause()
+      const source = this.#ramOf(engine, own)
+      const isCopied = !wasPaused && await this.#meanwhile(engine, () => copyRam(source, ramFd))
       try {
         const sections = await engine.save()
-        copyRam(this.#ramOf(engine, own), ramFd)
+        if (isCopied) copyWrittenRam(source, engine.takeWritten(), ramFd)
+        else copyRam(source, ramFd)
         for (const { folder } of children) {
           for (const { path, name } of diskFiles(this.#launch)) {
             if (existsSync(path)) copyFileSync(path, join(folder, name), constants.COPYFILE_FICLONE)
@@ -203,23 +212,40 @@ export class MachineSnapshots {
     return { engine, wasPaused: isPaused, ramFd }
   }
 
-  async #stopped(): Promise<{ state: MachineState; wasPaused: boolean; engine: Engine }> {
+  // Most of RAM is copied while the machine runs, where its engine knows what is written meanwhile: it stands still for
+  // that and its disks only. False: nothing was done, as the engine doesn't know.
+  async #meanwhile(engine: Engine, copy: () => void): Promise<boolean> {
+    if (!engine.watchWrites()) return false
+    await engine.resume()
+    copy()
+    // It may have ended since.
+    if (this.#parts.machine()?.engine !== engine) throw new CellarError('CAPTURE_ENDED', [this.#launch.name])
+    await engine.pause()
+    return true
+  }
+
+  async #stopped(): Promise<Stopped> {
+    let began = nowNs()
     const { engine, wasPaused, ramFd } = await this.#pause()
     const { engine: name, vcpus, memoryBytes: ramBytes } = this.#launch.machine!
     const files: { name: string; source: PageSource }[] = []
     try {
+      const source = this.#ramOf(engine, ramFd)
+      let ram: PageSource | undefined
+      if (!wasPaused && await this.#meanwhile(engine, () => { ram = heldCopy(source) })) began = nowNs()
       const sections = [...await engine.save()]
         .map(([section, bytes]) => ({ name: section, bytes: Uint8Array.from(bytes) }))
         .sort((a, b) => a.name < b.name ? -1 : 1)
       for (const disk of diskFiles(this.#launch)) {
         files.push({ name: disk.name, source: openPages(disk.path, constants.O_RDONLY) })
       }
-      const memory = takePages([this.#ramOf(engine, ramFd), ...files.map(({ source }) => source)])
+      ram = ram === undefined ? heldCopy(source) : copyWritten(source, engine.takeWritten(), ram)
+      const sources = [ram, ...files.map((file) => heldCopy(file.source))]
       const disks = files.map((file) => ({ name: file.name, sizeBytes: file.source.sizeBytes }))
-      return { engine, wasPaused, state: { memory,
+      return { engine, wasPaused, began, state: { sources,
         machine: { engine: name, vcpus, ramBytes, sections, disks, generation: this.generation } } }
     } catch (error) {
-      if (!wasPaused && !this.#isOver) await engine.resume()
+      if (!wasPaused && !this.#isOver) await engine.resume().catch(() => {})
       throw error
     } finally {
       for (const { source } of files) closePages(source)

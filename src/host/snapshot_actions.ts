@@ -9,7 +9,7 @@ import { randomBytes } from 'node:crypto'
 import { CellarError } from '../base/errors.ts'
 import { CELLS_PER_PROCESS_MAX, FORKS_MAX, GUESTS_MAX, PROJECT_ITEMS_MAX } from '../base/limits.ts'
 import { signals } from '../base/signals.ts'
-import { makeRam } from '../sys/guest_ram.ts'
+import { makeRam, sealRam } from '../sys/guest_ram.ts'
 import { closeFd } from '../sys/sockets.ts'
 import { memoryLimit } from './admission.ts'
 import type { Captures } from './captures.ts'
@@ -274,7 +274,8 @@ export class SnapshotActions {
   // Each child has a process of its own: RAM is copied once, into memory that all of them share until they write.
   async #forkMachine(guest: Guest, children: readonly Guest[]): Promise<void> {
     const { captures, lifecycle, state, paths } = this.#parts
-    const ramFd = makeRam(memoryLimit(guest.row.spec))
+    const ramBytes = memoryLimit(guest.row.spec)
+    const ramFd = makeRam(ramBytes)
     try {
       const { handle } = guest
       if (handle?.link === undefined) throw new CellarError('GUEST_NOT_RUNNING', [guest.row.name, guest.row.phase])
@@ -283,6 +284,8 @@ export class SnapshotActions {
         return { folder: paths.machine(project, id) }
       })
       await captures.forkMachine(guest, await shareFd(handle, ramFd), folders)
+      // Who was forked, and each child, has it as well: none of them is to change what the others run on.
+      if (!sealRam(ramFd, ramBytes)) throw new CellarError('PROCESS_LOST', [guest.row.project, 'it keeps what it gave'])
       await Promise.all(children.map((child, i) => lifecycle.launch(child, { ramFd, number: i + 1 })))
     } catch (error) {
       await this.#removeChildren(children)

@@ -175,7 +175,8 @@ export class AgentLine {
       case 'hello': return this.#begin(frame)
       // What was closed here may still be sent to.
       case 'output':
-        if (session?.came(frame.channel, frame.bytes) !== false) return
+        // A connection has one channel, whatever is said.
+        if (session?.came(frame.id >= GUEST_ID ? 0 : frame.channel, frame.bytes) !== false) return
         throw new Error('it sent more than it was granted')
       case 'eof': return session?.cameAll()
       case 'exit': {

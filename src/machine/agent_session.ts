@@ -26,6 +26,9 @@ export type SessionLine = {
   close(): void
 }
 
+/** What waits in smaller pieces than that is put together, up to so many bytes: a piece costs far more than a byte. */
+const SMALL_BYTES = 1024
+const TOGETHER_BYTES_MAX = 16 * 1024
 /** Bytes of input in one frame: others' frames come between. */
 const PIECE_BYTES_MAX = 32 * 1024
 
@@ -35,6 +38,8 @@ export class AgentSession {
   readonly #settle: (end: AgentEnd) => void
   readonly #line: SessionLine
   #pieces: AgentPiece[] = []
+  /** The last piece, if it is one of those put together. */
+  #together: Buffer | undefined
   /** What the agent may still send, and what was read and isn't granted anew yet. */
   #granted = OUTPUT_WINDOW_BYTES
   #read = 0
@@ -103,9 +108,31 @@ export class AgentSession {
     if (this.#granted < 0) return false
     // Pieces of nothing would be granted without end.
     if (bytes.length === 0 || this.#hasAll) return true
-    this.#pieces.push({ channel, bytes })
+    this.#keep(channel, bytes)
     this.#wake()
     return true
+  }
+
+  #keep(channel: number, bytes: Uint8Array): void {
+    const last = this.#pieces.at(-1)
+    const isSmall = last?.channel === channel && bytes.length < SMALL_BYTES
+    if (!isSmall) {
+      this.#together = undefined
+      this.#pieces.push({ channel, bytes })
+      return
+    }
+    const used = this.#together === undefined ? 0 : last.bytes.length
+    const needed = used + bytes.length
+    const isNew = this.#together === undefined || needed > TOGETHER_BYTES_MAX
+    if (isNew || needed > this.#together!.length) {
+      const larger = Buffer.alloc(Math.min(2 * (isNew ? bytes.length : needed), TOGETHER_BYTES_MAX))
+      if (!isNew) larger.set(last.bytes)
+      this.#together = larger
+    }
+    const from = isNew ? 0 : used
+    this.#together!.set(bytes, from)
+    if (!isNew) this.#pieces.pop()
+    this.#pieces.push({ channel, bytes: this.#together!.subarray(0, from + bytes.length) })
   }
 
   granted(bytes: number): void {
@@ -136,6 +163,7 @@ export class AgentSession {
       await new Promise<void>((wake) => { this.#wakeReader = wake })
     }
     const piece = this.#pieces.shift()
+    if (this.#pieces.length === 0) this.#together = undefined
     if (piece === undefined) return { done: true, value: undefined }
     this.#read += piece.bytes.length
     if (this.#read >= OUTPUT_WINDOW_BYTES / 4 && !this.#isOver) {

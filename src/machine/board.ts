@@ -29,7 +29,6 @@ export class Board {
   readonly hasSregs2: boolean
   readonly xsaveBytes: number
   readonly #ram: Mapped
-  #isWatched = false
 
   /** Throws CellarError for what KVM here doesn't do; nothing is left over then. */
   constructor(options: { vcpus: number; ram: Mapped; kvmFd?: number | undefined }) {
@@ -78,19 +77,20 @@ export class Board {
     }
   }
 
-  /** Pages written since the last call, as bits; undefined for the first call, which begins to watch. */
-  dirty(): Uint8Array | undefined {
-    if (!this.#isWatched) {
-      this.#setMemory(true)
-      this.#isWatched = true
-      return undefined
-    }
+  /** Remembers from now on which pages vCPUs write. */
+  watchWrites(): void {
+    this.#setMemory(true)
+  }
+
+  /** Pages that vCPUs have written since `watchWrites`, as bits. They are no longer watched. */
+  takeWritten(): Uint8Array {
     const written = new Uint8Array(Math.ceil(this.#ram.bytes.length / PAGE_BYTES / 8))
     ramRanges(this.#ram.bytes.length).forEach(({ offset, length }, slot) => {
       const bits = new Scratch(Math.ceil(length / PAGE_BYTES / 64) * 8)
       this.vm.dirtyLog(slot, bits)
       written.set(bits.bytes.subarray(0, Math.ceil(length / PAGE_BYTES / 8)), offset / PAGE_BYTES / 8)
     })
+    this.#setMemory(false)
     return written
   }
 

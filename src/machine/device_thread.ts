@@ -32,6 +32,8 @@ import type { MachineSpec } from './spec.ts'
 export type DeviceStart = {
   readonly spec: Pick<MachineSpec, 'nics' | 'disks' | 'cid' | 'vcpus'>
   readonly ram: { readonly address: bigint; readonly sizeBytes: number }
+  /** Bits for the pages of RAM that the devices write. */
+  readonly marks: SharedArrayBuffer
   readonly shared: SharedArrayBuffer
   readonly bell: number
   /** For each device the eventfds of its queues. */
@@ -69,7 +71,7 @@ class DeviceThread {
     this.#words[M_BELL_FD] = start.bell
     this.#balloon = new Balloon((offset, length) => punch(start.ram.address, offset, length))
     this.#terminal = new VirtioConsole(start.consoleFd)
-    const ram = new GuestRam(viewRam(start.ram.address, start.ram.sizeBytes))
+    const ram = new GuestRam(viewRam(start.ram.address, start.ram.sizeBytes), new Uint8Array(start.marks))
     try {
       for (const place of deviceTable(start.spec)) {
         const interrupt = start.interrupts[place.index]!

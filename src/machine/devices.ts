@@ -75,6 +75,7 @@ export class Devices {
   readonly #options: DevicesOptions
   readonly #words: Int32Array
   readonly #counters: Float64Array
+  readonly #marks: Uint8Array<SharedArrayBuffer>
   readonly #bell = makeEventFd()
   readonly #terminal: Socket
   readonly #packets: Socket
@@ -90,8 +91,9 @@ export class Devices {
 
   constructor(options: DevicesOptions) {
     this.#options = options
-    const { spec, shared, events } = options
+    const { spec, ram, shared, events } = options
     this.#words = new Int32Array(shared)
+    this.#marks = new Uint8Array(new SharedArrayBuffer(Math.ceil(ram.sizeBytes / PAGE_BYTES / 8)))
     this.#counters = new Float64Array(shared, 0, Math.floor(shared.byteLength / 8))
     const places = deviceTable(spec)
     this.kicks = places.flatMap(({ index, kind }) =>
@@ -120,6 +122,7 @@ export class Devices {
     if (from?.has(`virtio${places.length}`) === true) throw new CellarError('SNAPSHOT_FOREIGN', ['it has more devices'])
     const start: DeviceStart = {
       spec: { nics: spec.nics, disks: spec.disks, cid: spec.cid, vcpus: spec.vcpus }, ram, shared, bell: this.#bell,
+      marks: this.#marks.buffer,
       kicks: places.map(({ index }) => this.kicks.filter((kick) => kick.index === index).map(({ fd }) => fd)),
       interrupts: this.interrupts.map(({ fd }) => fd),
       consoleFd: this.#fds.console, vsockFd: this.#fds.vsock,
@@ -172,6 +175,19 @@ export class Devices {
   }
 
   /** Resolves when nothing of the devices is under way. The vCPUs have stopped before. */
+  /** Output of hvc0 waits, or comes again. */
+  holdConsole(isHeld: boolean): void {
+    if (isHeld) this.#terminal.pause()
+    else this.#terminal.resume()
+  }
+
+  /** While paused: which pages of RAM they have written since the last call, as bits. */
+  takeMarks(): Uint8Array {
+    const marks = Uint8Array.from(this.#marks)
+    this.#marks.fill(0)
+    return marks
+  }
+
   async pause(): Promise<void> {
     if (!this.#isRunning) return
     this.#isRunning = false

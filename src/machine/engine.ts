@@ -73,11 +73,10 @@ export interface Engine {
   resume(): Promise<void>
   /** While paused. What the guest has written to its disks is in their files when it resolves. */
   save(): Promise<Sections>
-  /**
-   * While paused: pages (4 KiB, by their number in the memfd) written since the last call, as bits; undefined if it
-   * doesn't know, then all may have been. The first call begins the watch.
-   */
-  dirty(): Promise<Uint8Array | undefined>
+  /** While paused: from now on it remembers which pages are written, if it can (true). */
+  watchWrites(): boolean
+  /** While paused: the pages (4 KiB, by their number in RAM) written since `watchWrites`, as bits. The watch ends. */
+  takeWritten(): Uint8Array
   /** Presses the power button: a guest that hears it goes down by itself. */
   powerButton(): void
   /** Asks the guest to leave this much memory to the host (balloon). What it gives is in the figures. */

@@ -87,6 +87,7 @@ export class KvmEngine implements Engine {
   holdConsole(isHeld: boolean): void {
     this.#isHeld = isHeld
     const running = this.#running
+    running?.devices.holdConsole(isHeld)
     if (running !== undefined && !isHeld) this.#drainUntilQuiet(running.uart)
   }
 
@@ -121,8 +122,20 @@ export class KvmEngine implements Engine {
     return sections
   }
 
-  async dirty(): Promise<Uint8Array | undefined> {
-    return this.#live().board.dirty()
+  watchWrites(): boolean {
+    const { board, devices } = this.#live()
+    assert(this.#isPaused, 'writes are watched from when a machine stands still')
+    board.watchWrites()
+    devices.takeMarks()
+    return true
+  }
+
+  takeWritten(): Uint8Array {
+    const { board, devices } = this.#live()
+    assert(this.#isPaused, 'writes are told while a machine stands still')
+    const written = board.takeWritten()
+    devices.takeMarks().forEach((bits, i) => { written[i]! |= bits })
+    return written
   }
 
   powerButton(): void {

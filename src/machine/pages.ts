@@ -10,8 +10,13 @@ import { dataRanges } from '../sys/holes.ts'
 import { mapRam, unmapRam } from '../sys/guest_ram.ts'
 import type { MemoryImage } from '../cell/state.ts'
 
-/** Where pages are: RAM, or a file. `mapped`: the bytes, where the descriptor doesn't have them. */
-export type PageSource = { readonly fd: number; readonly sizeBytes: number; readonly mapped?: Uint8Array | undefined }
+/**
+ * Where pages are: RAM, or a file. `mapped`: the bytes, where the descriptor doesn't have them; `ranges`: where there
+ * may be something, else all of it.
+ */
+export type PageSource = { readonly fd: number; readonly sizeBytes: number; readonly mapped?: Uint8Array | undefined
+  readonly ranges?: readonly Range[] | undefined }
+type Range = { readonly start: number; readonly end: number }
 
 const ZERO = Buffer.alloc(WASM_PAGE_BYTES)
 
@@ -58,13 +63,38 @@ export function putPages(image: MemoryImage, first: number, { fd, sizeBytes }: P
   }
 }
 
+/** What a source holds now, in memory: to be made pages of while its machine runs on. */
+export function heldCopy(source: PageSource): PageSource {
+  const ranges = [...rangesOf(source)]
+  const mapped = Buffer.from(new SharedArrayBuffer(source.sizeBytes))
+  for (const { start, end } of ranges) readRange(source, start, end, mapped)
+  return { fd: source.fd, sizeBytes: source.sizeBytes, mapped, ranges }
+}
+
+/** Copies the pages (4 KiB, as bits) that were written since into what was copied: it is as the source is now. */
+export function copyWritten(source: PageSource, written: Uint8Array, copy: PageSource): PageSource {
+  const { buffer, byteOffset, length } = copy.mapped!
+  const ranges = writtenRanges(written, source.sizeBytes)
+  for (const { start, end } of ranges) readRange(source, start, end, Buffer.from(buffer, byteOffset, length))
+  return { ...copy, ranges: merged([...copy.ranges!, ...ranges]) }
+}
+
+/** Copies the pages (4 KiB, as bits) of RAM that were written since into the memfd that it was copied into. */
+export function copyWrittenRam(source: PageSource, written: Uint8Array, toFd: number): void {
+  writeRanges(source, writtenRanges(written, source.sizeBytes), toFd)
+}
+
 /** Copies RAM into another memfd of the same size: what a fork's children begin with. */
 export function copyRam(source: PageSource, toFd: number): void {
   ftruncateSync(toFd, source.sizeBytes)
+  writeRanges(source, rangesOf(source), toFd)
+}
+
+function writeRanges(source: PageSource, ranges: Iterable<Range>, toFd: number): void {
   const mapped = source.mapped === undefined ? mapRam(source.fd, source.sizeBytes, false) : undefined
   const bytes = source.mapped ?? mapped!.bytes
   try {
-    for (const { start, end } of rangesOf(source)) {
+    for (const { start, end } of ranges) {
       for (let at = start; at < end;) at += writeSync(toFd, bytes, at, Math.min(end - at, COPY_BYTES), at)
     }
   } finally {
@@ -84,10 +114,44 @@ export function closePages({ fd }: PageSource): void {
 }
 
 const COPY_BYTES = 4 * 1024 * 1024
+/** A bit of what was written stands for so much. */
+const WRITTEN_BYTES = 4096
 
 // A private mapping has pages that the memfd hasn't: those are in the mapping only.
-function rangesOf({ fd, sizeBytes, mapped }: PageSource): Iterable<{ start: number; end: number }> {
-  return mapped === undefined ? dataRanges(fd, sizeBytes) : [{ start: 0, end: sizeBytes }]
+function rangesOf({ fd, sizeBytes, mapped, ranges }: PageSource): Iterable<Range> {
+  return ranges ?? (mapped === undefined ? dataRanges(fd, sizeBytes) : [{ start: 0, end: sizeBytes }])
+}
+
+// Runs of pages whose bits are set.
+function writtenRanges(written: Uint8Array, sizeBytes: number): Range[] {
+  const ranges: Range[] = []
+  written.forEach((bits, i) => {
+    for (let bit = 0; bits >>> bit !== 0; bit++) {
+      const start = (i * 8 + bit) * WRITTEN_BYTES
+      if ((bits >>> bit & 1) !== 0 && start < sizeBytes) ranges.push({ start, end: start + WRITTEN_BYTES })
+    }
+  })
+  return merged(ranges)
+}
+
+// Ascending, and apart from each other.
+function merged(ranges: Range[]): Range[] {
+  const all: { start: number; end: number }[] = []
+  for (const { start, end } of ranges.sort((a, b) => a.start - b.start)) {
+    const last = all.at(-1)
+    if (last !== undefined && start <= last.end) last.end = Math.max(last.end, end)
+    else all.push({ start, end })
+  }
+  return all
+}
+
+function readRange({ fd, mapped }: PageSource, start: number, end: number, to: Buffer): void {
+  if (mapped !== undefined) return void to.set(mapped.subarray(start, end), start)
+  for (let at = start; at < end;) {
+    const read = readSync(fd, to, at, Math.min(end - at, COPY_BYTES), at)
+    if (read === 0) return void to.fill(0, at, end)
+    at += read
+  }
 }
 
 function readPage({ fd, sizeBytes, mapped }: PageSource, offset: number, to: Buffer, at: number): void {

@@ -8,7 +8,9 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import type { MemoryImage } from '../cell/state.ts'
 import { makeRam, mapRam, unmapRam } from '../sys/guest_ram.ts'
-import { closePages, copyRam, openPages, putPages, takePages } from './pages.ts'
+import {
+  closePages, copyRam, copyWritten, copyWrittenRam, heldCopy, openPages, putPages, takePages,
+} from './pages.ts'
 
 const PAGE = 64 * 1024
 const MIB = 2 ** 20
@@ -136,4 +138,23 @@ test('a disk is a file of ours: a link in its place is not followed', () => {
   writeFileSync(join(made.path, 'secret'), 'x')
   symlinkSync(join(made.path, 'secret'), join(made.path, 'disk0.qcow2'))
   assert.throws(() => openPages(join(made.path, 'disk0.qcow2'), constants.O_RDONLY), { code: 'ELOOP' })
+})
+
+test('a copy that was taken while a machine ran is brought up to date by what was written meanwhile', () => {
+  using source = ram(8 * PAGE, { 0: 'stays', [3 * PAGE]: 'before' })
+  using child = ram(8 * PAGE, {})
+  copyRam(source, child.fd)
+  const copy = heldCopy(source)
+  writeSync(source.fd, 'after', 3 * PAGE)
+  writeSync(source.fd, 'new', 5 * PAGE + 4096)
+  // Pages 48 and 81 of 4 KiB; 127 was written with what it had.
+  const written = new Uint8Array(16)
+  for (const page of [48, 81, 127]) written[page >>> 3]! |= 1 << (page & 7)
+  const image = takePages([copyWritten(source, written, copy)])
+  assert.deepEqual([...image.present], [0, 3, 5])
+  assert.equal(pageOf(image, 3).toString('utf8', 0, 5), 'after')
+  assert.equal(pageOf(image, 5).toString('utf8', 4096, 4099), 'new')
+  copyWrittenRam(source, written, child.fd)
+  assert.deepEqual([bytesAt(child.fd, 0, 5), bytesAt(child.fd, 3 * PAGE, 5), bytesAt(child.fd, 5 * PAGE + 4096, 3)],
+    ['stays', 'after', 'new'])
 })

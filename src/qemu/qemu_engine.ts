@@ -164,10 +164,9 @@ export class QemuEngine implements Engine {
     return this.#saved ??= this.#save()
   }
 
-  // QEMU doesn't say.
-  dirty(): Promise<undefined> {
-    return Promise.resolve(undefined)
-  }
+  /** QEMU doesn't say. */
+  watchWrites(): boolean { return false }
+  takeWritten(): Uint8Array { throw new Error('QEMU does not tell what was written') }
 
   powerButton(): void {
     this.#mention((qmp) => qmp.execute('system_powerdown'))

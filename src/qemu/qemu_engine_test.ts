@@ -107,7 +107,7 @@ describe('a machine under QEMU', { skip: qemuMissing ?? false }, () => {
     machine.output = ''
     await new Promise((resolve) => setTimeout(resolve, 300))
     assert.equal(machine.output, '')
-    assert.equal(await machine.engine.dirty(), undefined)
+    assert.equal(machine.engine.watchWrites(), false)
     await machine.engine.resume()
     await machine.says(/[A-P]/)
   })

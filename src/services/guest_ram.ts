@@ -13,6 +13,8 @@ export const LOW_RAM_BYTES_MAX = 0xd000_0000
 /** Where the rest of RAM begins. */
 export const HIGH_RAM_START = 0x1_0000_0000
 
+const PAGE_BYTES = 4096
+
 // One instance: a fault is the guest's to cause, so it must not cost a stack trace.
 const FAULT = new GuestFault('An address of the guest lies outside its RAM')
 FAULT.stack = ''
@@ -23,11 +25,22 @@ export class GuestRam {
   readonly bytes: Uint8Array
   readonly view: DataView
   readonly #low: number
+  readonly #marks: Uint8Array | undefined
 
-  constructor(bytes: Uint8Array) {
+  /** `marks`: a bit for each page of 4 KiB, shared with who wants to know what was written (`mark`). */
+  constructor(bytes: Uint8Array, marks?: Uint8Array) {
+    this.#marks = marks
     this.bytes = bytes
     this.view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
     this.#low = Math.min(bytes.length, LOW_RAM_BYTES_MAX)
+  }
+
+  /** Notes that bytes [offset, offset + length) are about to be written by us: KVM sees what vCPUs write only. */
+  mark(offset: number, length: number): void {
+    const marks = this.#marks
+    if (marks === undefined || length === 0) return
+    const last = Math.floor((offset + length - 1) / PAGE_BYTES)
+    for (let page = Math.floor(offset / PAGE_BYTES); page <= last; page++) marks[page >>> 3]! |= 1 << (page & 7)
   }
 
   /** Proves that [gpa, gpa + length) is RAM, and gives its start as an offset of `bytes`. Throws GuestFault. */

@@ -245,5 +245,6 @@ function readMachine(from: Reader): Snapshot {
     .reduce((sum, size) => sum + Math.ceil(size / WASM_PAGE_BYTES), 0)
   if (machine.ramBytes % WASM_PAGE_BYTES !== 0) throw new Malformed('its RAM is no number of pages')
   if (pages !== memory.pages) throw new Malformed('its pages are not those of its RAM and its disks')
+  if (!/^[0-9a-f]{32}$/.test(machine.generation)) throw new Malformed('its generation is none')
   return { meta, chunks, state: { machine, memory } }
 }

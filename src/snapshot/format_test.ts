@@ -8,7 +8,9 @@ import { join } from 'node:path'
 import { test } from 'node:test'
 import type { CellState } from '../cell/state.ts'
 import { Malformed } from './codec.ts'
-import { decodeSnapshot, encodeSnapshot, ZERO_HASH, type ChunkRef, type BareState } from './format.ts'
+import {
+  decodeSnapshot, encodeSnapshot, ZERO_HASH, type BareMachine, type BareState, type ChunkRef,
+} from './format.ts'
 import { SnapshotStore } from './store.ts'
 import { memoryOf, metaOf, stateOf } from './test_support.ts'
 
@@ -149,5 +151,30 @@ test('snapshots that version 1 has written are read for ever', async () => {
     assert.equal(`sha256:${hash('sha256', encodeSnapshot(meta, state, stored.inspect(digest).chunks))}`, digest)
   } finally {
     rmSync(path, { recursive: true })
+  }
+})
+
+const MACHINE: BareMachine = { memory: { pages: 6 }, machine: { engine: 'kvm', vcpus: 2, ramBytes: 4 * 65_536,
+  sections: [{ name: 'board/clock', bytes: new Uint8Array([1, 0, 2]) }, { name: 'virtio0', bytes: new Uint8Array(0) }],
+  disks: [{ name: 'disk0.qcow2', sizeBytes: 65_537 }], generation: '0f'.repeat(16) } }
+
+test("a machine's snapshot says what was written, to the bit", () => {
+  const meta = metaOf({ kind: 'machine' })
+  const bytes = encodeSnapshot(meta, MACHINE, CHUNKS)
+  const read = decodeSnapshot(bytes, 'it')
+  assert.deepEqual([read.meta, read.state, read.chunks], [meta, MACHINE, CHUNKS])
+  assert.deepEqual(encodeSnapshot(read.meta, read.state, read.chunks), bytes)
+})
+
+test('a machine of pages that are not its own, or without a generation as ours are, is refused', () => {
+  const damaged: [Partial<BareMachine['machine']>, RegExp][] = [
+    [{ ramBytes: 5 * 65_536 }, /pages/], [{ ramBytes: 4 * 65_536 - 1 }, /RAM/], [{ disks: [] }, /pages/],
+    ...['', 'feed', '0F'.repeat(16), `${'0f'.repeat(15)},x`].map((generation): [object, RegExp] =>
+      [{ generation }, /generation/]),
+  ]
+  for (const [change, why] of damaged) {
+    const bytes = encodeSnapshot(metaOf({ kind: 'machine' }), { ...MACHINE, machine: { ...MACHINE.machine, ...change } },
+      CHUNKS)
+    assert.throws(() => decodeSnapshot(bytes, 'it'), { code: 'SNAPSHOT_DAMAGED', message: why })
   }
 })

@@ -6,6 +6,7 @@
 // What is unmapped must not be looked at again: JavaScript doesn't know that a view has lost its memory. So RAM is
 // unmapped last, when all threads that have a view are gone, and never while one might come back to it.
 
+import { fstatSync } from 'node:fs'
 import { assert } from '../base/assert.ts'
 import { Scratch, answer, bind, viewAt } from './libc.ts'
 import { must } from './system_error.ts'
@@ -18,6 +19,10 @@ const MAP_NORESERVE = 0x4000
 const MADV_HUGEPAGE = 14
 const MADV_DONTDUMP = 16
 const MFD_CLOEXEC = 1
+const MFD_ALLOW_SEALING = 2
+const F_ADD_SEALS = 1033
+/** F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW, F_SEAL_WRITE. */
+const SEALS = 1 | 2 | 4 | 8
 const PAGE_BYTES = 4096
 
 const native = bind({
@@ -27,6 +32,7 @@ const native = bind({
   mincore: { arguments: ['pointer', 'uint64', 'pointer'], return: 'int32' },
   memfd_create: { arguments: ['pointer', 'uint32'], return: 'int32' },
   ftruncate: { arguments: ['int32', 'int64'], return: 'int32' },
+  fcntl: { arguments: ['int32', 'int32', 'int32'], return: 'int32' },
 })
 
 /** Memory at an address that is good in every thread of this process. */
@@ -35,9 +41,17 @@ export type Mapped = { readonly address: bigint; readonly bytes: Uint8Array }
 /** RAM for a machine: a memfd of `sizeBytes`, all zero, of which nothing takes room before it is written. */
 export function makeRam(sizeBytes: number): number {
   // SAFETY: `name` is a C string that lives as long as the thread.
-  const fd = must('memfd_create', answer(native.memfd_create(name.address, MFD_CLOEXEC)))
+  const fd = must('memfd_create', answer(native.memfd_create(name.address, MFD_CLOEXEC | MFD_ALLOW_SEALING)))
   must('ftruncate', answer(native.ftruncate(fd, BigInt(sizeBytes))))
   return fd
+}
+
+/**
+ * Nobody changes what is in it, or how much that is, any more: it can be given to several who don't trust each other, to
+ * be mapped privately. False if that can't be, as somebody has mapped it to write, or if its size isn't `sizeBytes`.
+ */
+export function sealRam(fd: number, sizeBytes: number): boolean {
+  return answer(native.fcntl(fd, F_ADD_SEALS, SEALS)) >= 0 && fstatSync(fd).size === sizeBytes
 }
 
 /** Maps RAM. `isPrivate`: what is written stays in this mapping, and does not come into the memfd. */

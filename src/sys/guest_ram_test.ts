@@ -1,10 +1,10 @@
 // sys/guest_ram_test.ts: RAM that threads share, and RAM that is one mapping's own.
 
 import assert from 'node:assert/strict'
-import { closeSync, readSync } from 'node:fs'
+import { closeSync, ftruncateSync, readSync, writeSync } from 'node:fs'
 import { test } from 'node:test'
 import { Worker } from 'node:worker_threads'
-import { makeRam, mapRam, residentBytes, unmapRam, viewRam } from './guest_ram.ts'
+import { makeRam, mapRam, residentBytes, sealRam, unmapRam, viewRam } from './guest_ram.ts'
 import { isSupported } from './libc.ts'
 
 const MIB = 1024 * 1024
@@ -37,6 +37,28 @@ test('mapRam shared is the memfd itself, and private keeps what is written', { s
     assert.equal(ram.bytes[MIB], 7)
     assert.equal(inFile(fd, MIB), 0)
   })
+})
+
+test('sealed RAM is what it is for all who have it, and each maps it for itself', { skip }, () => {
+  const fd = makeRam(MIB)
+  writeSync(fd, new Uint8Array([7]), 0, 1, 5)
+  assert.ok(sealRam(fd, MIB))
+  assert.throws(() => writeSync(fd, new Uint8Array(1), 0, 1, 5), { code: 'EPERM' })
+  assert.throws(() => ftruncateSync(fd, 0), { code: 'EPERM' })
+  assert.throws(() => mapRam(fd, MIB, false), { code: 'EPERM' })
+  const ram = mapRam(fd, MIB, true)
+  ram.bytes[6] = ram.bytes[5]! + 1
+  assert.deepEqual([ram.bytes[6], inFile(fd, 6)], [8, 0])
+  unmapRam(ram)
+  closeSync(fd)
+})
+
+test('RAM that somebody has mapped to write, or has cut, can\'t be sealed', { skip }, () => {
+  withRam(false, (_, fd) => assert.equal(sealRam(fd, 4 * MIB), false))
+  const fd = makeRam(MIB)
+  ftruncateSync(fd, MIB / 2)
+  assert.equal(sealRam(fd, MIB), false)
+  closeSync(fd)
 })
 
 test('residentBytes counts pages that were written, and no others', { skip }, () => {

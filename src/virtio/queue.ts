@@ -157,6 +157,8 @@ export class Queue {
     const head = this.#ram.view.getUint16(this.#avail + 4 + 2 * (this.#next & (this.size - 1)), true)
     if (head >= this.size) throw BAD_HEAD
     this.#copy(chain, head)
+    // What is taken while the machine runs is given back before it stands still: so before the writes is soon enough.
+    for (let i = chain.readable; i < chain.count; i++) this.#ram.mark(chain.offsets[i]!, chain.lengths[i]!)
     this.#next = (this.#next + 1) & 0xffff
     return true
   }
@@ -171,6 +173,10 @@ export class Queue {
     if (!this.isReady) return
     const at = this.#used + 4 + 8 * (this.#usedIndex & (this.size - 1))
     const view = this.#ram.view
+    // The entry, the index before it, and the event index behind the last entry (`arm`).
+    this.#ram.mark(at, 8)
+    this.#ram.mark(this.#used, 4)
+    this.#ram.mark(this.#used + 4 + 8 * this.size, 2)
     view.setUint32(at, head, true)
     view.setUint32(at + 4, written, true)
     this.#usedIndex = (this.#usedIndex + 1) & 0xffff

@@ -94,7 +94,8 @@ export function join(one: Duplex, other: Duplex): void {
     from.on('error', () => {})
     from.on('close', () => {
       if (from.readableEnded && from.writableFinished && from.errored === null) return
-      if (to instanceof Socket) to.resetAndDestroy()
+      // A Unix socket, which leads to another guest, has no reset.
+      if (to instanceof Socket && to.remoteFamily !== undefined) to.resetAndDestroy()
       else to.destroy()
     })
   }
