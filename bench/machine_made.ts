@@ -26,7 +26,6 @@ export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-set -x
 case $do in
 devices)
   for module in ${MODULES.map((path) => basename(path)).join(' ')}; do insmod /modules/$module.ko; done

@@ -3,6 +3,7 @@
 // Disks are in this order: those of the image, each as an overlay of the machine's own over a blob that is never
 // written, then its volumes. An overlay is made at the first start and stays until the machine is removed.
 
+import { hash } from 'node:crypto'
 import { accessSync, constants, existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { CellarError } from '../base/errors.ts'
@@ -17,6 +18,7 @@ import type { GuestLaunch } from './protocol.ts'
 
 /** Letters and digits that a disk's serial may have, 20 at most (virtio). */
 const SERIAL_LENGTH_MAX = 20
+const DIGITS = 8
 
 /** What a machine has beside what it is told. */
 export type Surrounding = {
@@ -57,9 +59,12 @@ export function specOf(launch: GuestLaunch, { blobFolder, nics, generation }: Su
   }
 }
 
-/** What a volume is called by the guest: its name, cut. */
+/** What a volume is called by the guest: its name, or what is left of a long one and a digest of the whole. */
 export function serialOf(path: string): string {
-  return path.split('/').at(-1)!.slice(0, SERIAL_LENGTH_MAX)
+  const name = path.split('/').at(-1)!
+  if (name.length <= SERIAL_LENGTH_MAX) return name
+  const end = `-${hash('sha256', name).slice(0, DIGITS)}`
+  return name.slice(0, SERIAL_LENGTH_MAX - end.length) + end
 }
 
 /** The engine that runs it. `kvmFd`: /dev/kvm, which stays the caller's. */

@@ -30,9 +30,13 @@ export function exposition(told: Told): string {
   const counts = new Map<string, number>()
   for (const { phase } of guests) counts.set(phase, (counts.get(phase) ?? 0) + 1)
   const named = guests.filter(({ id }) => stats.has(id)).slice(0, GUEST_SERIES_MAX)
-    .map(({ id, project, name }) => ({ labels: { project, guest: name, kind: 'cell' }, figures: stats.get(id)! }))
+    .map(({ id, project, name, kind }) => ({ labels: { project, guest: name, kind }, figures: stats.get(id)! }))
   const each = (value: (figures: GuestFigures) => number): Sample[] =>
     named.map(({ labels, figures }) => [labels, value(figures)])
+  // A machine's counters, each with what it is of: a reason, a device.
+  const machines = (values: (machine: NonNullable<GuestFigures['machine']>) => Sample[]): Sample[] =>
+    named.flatMap(({ labels, figures: { machine } }) => machine === undefined ? []
+      : values(machine).map(([more, value]): Sample => [{ ...labels, ...more }, value]))
   return [
     family('cellar_guests', 'gauge', 'Guests by what they are doing.', PHASES.map((phase) =>
       [{ phase }, counts.get(phase) ?? 0])),
@@ -43,7 +47,7 @@ export function exposition(told: Told): string {
       [[{}, host.reserved.cpu]]),
     family('cellar_host_reserved_memory_bytes', 'gauge', 'Memory promised to guests.',
       [[{}, host.reserved.memoryBytes]]),
-    family('cellar_processes', 'gauge', 'Cell processes.', [[{}, host.processes.length]]),
+    family('cellar_processes', 'gauge', 'Processes that guests run in.', [[{}, host.processes.length]]),
     family('cellar_events_total', 'counter', 'Events so far.', [[{}, events]]),
     family('cellar_egress_attempts_total', 'counter', 'Connections outside that guests asked for.',
       Object.entries(egress).map(([outcome, count]) => [{ outcome }, count])),
@@ -63,6 +67,13 @@ export function exposition(told: Told): string {
     family('cellar_guest_memory_bytes', 'gauge', 'Memory of a guest.', each(({ memoryBytes }) => memoryBytes)),
     family('cellar_guest_hypercalls_total', 'counter', 'Hypercalls that were answered.',
       each(({ hypercalls }) => hypercalls)),
+    family('cellar_guest_exits_total', 'counter', 'Exits of a machine to its monitor, by reason.',
+      machines(({ exits }) => Object.entries(exits).map(([reason, count]) => [{ reason }, count]))),
+    family('cellar_guest_device_total', 'counter', 'Requests and bytes of a machine\'s devices, by what they are.',
+      machines(({ devices }) => Object.entries(devices).flatMap(([device, counts]) =>
+        Object.entries(counts).map(([what, count]): Sample => [{ device, what }, count])))),
+    family('cellar_guest_balloon_bytes', 'gauge', 'Memory that a machine has left to the host.',
+      machines(({ balloonBytes }) => [[{}, balloonBytes]])),
   ].join('')
 }
 

@@ -1,6 +1,6 @@
 // sys/tap.ts: a TAP device of this machine, opened by name (linux/if_tun.h): frames as a file.
 
-import { closeSync, existsSync, openSync } from 'node:fs'
+import { closeSync, constants, existsSync, openSync } from 'node:fs'
 import { Scratch, answer, bind } from './libc.ts'
 import { ENODEV, errnoOf } from '../base/errno.ts'
 
@@ -25,7 +25,8 @@ export function openTap(name: string): number {
   if (!NAME.test(name) || !existsSync(`/sys/class/net/${name}/tun_flags`)) return -ENODEV
   let fd: number
   try {
-    fd = openSync('/dev/net/tun', 'r+')
+    // A read must not wait: the device thread has other devices, and reads until there is nothing more.
+    fd = openSync('/dev/net/tun', constants.O_RDWR | constants.O_NONBLOCK)
   } catch (error) {
     return -errnoOf(error)
   }

@@ -1,13 +1,20 @@
-// tests/machine/guest_program.ts: boots one machine under our VMM and says what became of it, as one line of JSON.
+// tests/machine/guest_program.ts: boots machines under our VMM, one after the other: what became of each is a line of
+// JSON.
 //
-//   node tests/machine/guest_program.ts '{"kernel":…}'
+//   node tests/machine/guest_program.ts '[{"kernel":…}, …]'
 // It runs where there is an ordinary /dev/kvm (kvm_place.ts); guests.ts starts it and reads the answer.
 
-import { closeSync } from 'node:fs'
+import { closeSync, mkdtempSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
+import { Socket } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { CellarError } from '../../src/base/errors.ts'
 import { KvmEngine } from '../../src/machine/kvm_engine.ts'
 import { makeRam } from '../../src/sys/guest_ram.ts'
+import { socketPair } from '../../src/sys/sockets.ts'
 import type { MachineEnd } from '../../src/machine/engine.ts'
+import type { DiskSpec, NicSpec } from '../../src/machine/spec.ts'
 import type { GuestOutcome, GuestRequest } from './guests.ts'
 
 const CONSOLE_BYTES_MAX = 8 * 2 ** 20
@@ -18,8 +25,11 @@ async function boot(request: GuestRequest): Promise<GuestOutcome> {
   let said = Buffer.alloc(0)
   let consoleBytes = 0
   const ramFd = makeRam(memoryBytes)
+  using rest = new DisposableStack()
+  const disks = request.diskBytes === undefined ? [] : [emptyDisk(rest, request.diskBytes)]
+  const nics = request.hasNic === true ? [lonelyNic(rest)] : []
   const engine = new KvmEngine({
-    spec: { name: 'test', vcpus, memoryBytes, boot: { kernel, initrd, commandLine }, disks: [], nics: [], cid: 3,
+    spec: { name: 'test', vcpus, memoryBytes, boot: { kernel, initrd, commandLine }, disks, nics, cid: 3,
       generation: '00'.repeat(16) },
     ramFd, isRamPrivate: false,
     events: {
@@ -31,18 +41,21 @@ async function boot(request: GuestRequest): Promise<GuestOutcome> {
       ended: (end) => done.resolve(end), agent: (stream) => void stream.destroy(), say: () => {},
     },
   })
+  let isOver = false
+  void done.promise.then(() => { isOver = true })
   const timer = setTimeout(() => done.resolve('late'), limitMs)
   const begun = performance.now()
   try {
     await engine.start()
     if (request.powerButton !== undefined) {
-      while (!said.includes(request.powerButton)) await new Promise((next) => { setTimeout(next, 50) })
+      while (!said.includes(request.powerButton) && !isOver) await sleep(50)
+      await sleep(request.powerAfterMs ?? 0)
       engine.powerButton()
     }
     const end = await done.promise
     const ms = performance.now() - begun
-    const { exits } = await engine.figures()
-    return { end, ms, exits, consoleBytes, console: said.toString('latin1'),
+    const { exits, devices } = await engine.figures()
+    return { end, ms, exits, devices, consoleBytes, console: said.toString('latin1'),
       residentBytes: process.memoryUsage().rss }
   } catch (error) {
     if (!(error instanceof CellarError)) throw error
@@ -54,4 +67,22 @@ async function boot(request: GuestRequest): Promise<GuestOutcome> {
   }
 }
 
-console.log(JSON.stringify(await boot(JSON.parse(process.argv[2]!) as GuestRequest)))
+function emptyDisk(rest: DisposableStack, bytes: number): DiskSpec {
+  const folder = mkdtempSync(join(tmpdir(), 'cellar-guest-'))
+  rest.defer(() => rmSync(folder, { recursive: true }))
+  const path = join(folder, 'disk')
+  writeFileSync(path, '')
+  truncateSync(path, bytes)
+  return { path, format: 'raw', readOnly: false, serial: 'test', backingFolders: [] }
+}
+
+// What it sends is read, and forgotten. Its own end is the engine's to close.
+function lonelyNic(rest: DisposableStack): NicSpec {
+  const [fd, theirs] = socketPair()
+  const socket = new Socket({ fd: theirs })
+  socket.on('error', () => {}).resume()
+  rest.defer(() => socket.destroy())
+  return { mac: '52:54:00:00:00:01', fd, kind: 'stream', mtu: 1500 }
+}
+
+for (const request of JSON.parse(process.argv[2]!) as GuestRequest[]) console.log(JSON.stringify(await boot(request)))

@@ -16,6 +16,7 @@ const TEST_IDLE_S_MAX = 180
 export type KvmPlace = AsyncDisposable & {
   /** Which way was taken, and why. */
   readonly way: string
+  readonly isNested: boolean
   /** The kernel and busybox for guests: the same paths there. */
   readonly kernel: string
   readonly busybox: string
@@ -36,7 +37,7 @@ export async function findKvm(name: string): Promise<FoundKvm> {
   const problem = process.env.CELLAR_NESTED === '1' ? 'CELLAR_NESTED is set' : await whyNotHere()
   if (problem === undefined) {
     return { skip: false, isNested: false, open: () => ({
-      ...packages, way: 'on this machine: its /dev/kvm is ordinary', run: runHere,
+      ...packages, way: 'on this machine: its /dev/kvm is ordinary', isNested: false, run: runHere,
       [Symbol.asyncDispose]: () => Promise.resolve(),
     }) }
   }
@@ -45,8 +46,8 @@ export async function findKvm(name: string): Promise<FoundKvm> {
   }
   return { skip: false, isNested: true, open: () => {
     const host = new NestedHost(`${name}-${process.pid}`, { idleS: TEST_IDLE_S_MAX })
-    return { ...packages, way: `in a nested host: ${problem}`, run: (command, options) => host.run(command, options),
-      [Symbol.asyncDispose]: () => host.stop() }
+    return { ...packages, way: `in a nested host: ${problem}`, isNested: true,
+      run: (command, options) => host.run(command, options), [Symbol.asyncDispose]: () => host.stop() }
   } }
 }
 
