@@ -29,7 +29,7 @@ export type Measured = {
 const UP = 'the guest is up'
 const MEMORY_MIB = 256
 const DISK_BYTES = 256 * 2 ** 20
-const GUEST_MS_MAX = 60_000
+const GUEST_MS_MAX = 120_000
 const PORT = 7000
 const COMMAND_LINE = 'console=ttyS0 quiet panic=-1 reboot=t'
 /** Figures of KVM itself that say why a guest was left. */

@@ -168,7 +168,7 @@ export const HOST_ERRORS = {
   MACHINE_COMMAND_LINE_LONG: entry(422, (bytes: number, most: number) =>
     `Cannot boot with a kernel command line of ${bytes} bytes: ${most} is the most`, 'Shorten it'),
   MACHINE_VCPUS_MANY: entry(422, (wanted: number, most: number) =>
-    `Cannot give a machine ${wanted} vCPUs: KVM here takes ${most}`, 'Lower --cpus'),
+    `Cannot give a machine ${wanted} vCPUs: KVM here takes ${most}`, 'Lower --vcpus'),
   MACHINE_DISK_BOOT: entry(422, (name: string) => `Cannot boot "${name}" from its disk with KVM: that needs firmware`,
     'Give a kernel, or run it with --engine qemu'),
   KVM_FAILED: entry(500, (what: string, why: string) => `Cannot ${what} as KVM answers ${why}`,

@@ -204,7 +204,8 @@ export class FakeHost {
     const { paths, capacity } = this
     const lifecycle = this.lifecycle = new Lifecycle({ state, store, processes, secrets: {} as never, paths, log,
       captures, files, machines: { take: (guest: Guest, volumes: readonly string[]) =>
-        processes.take(guest.row.project, guest.row.id, volumes), give: async () => undefined } as never })
+        processes.take(guest.row.project, guest.row.id, volumes), give: async () => undefined,
+        setTerms: () => {} } as never })
     const hibernation: Hibernation = this.hibernation = new Hibernation({ state, lifecycle, captures, files, processes,
       capacity, log, availableMemory: () => this.available, start: (guest, note) => this.guests.start(guest, note) })
     const projects = { ensure: async () => {}, checkOpen: () => {}, project: () => {} } as never

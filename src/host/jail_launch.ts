@@ -109,6 +109,8 @@ function rules(options: JailOptions): Rule[] {
     ...(options.engine !== 'qemu' ? [] : [
       ...QEMU_PROGRAMS.map((path): Rule => ({ path, access: 'execute', optional: true })),
       ...QEMU_FILES.map((path): Rule => ({ path, access: 'read', optional: true })),
+      // Where anybody may: a project's user is in no group.
+      { path: '/dev/kvm', access: 'device', optional: true } as const,
     ]),
     { path: codeFolder, access: 'read' }, { path: blobFolder, access: 'read' },
     { path: projectFolder, access: 'read' },
@@ -122,7 +124,7 @@ function rules(options: JailOptions): Rule[] {
  */
 function nodeFlags(options: JailOptions): string[] {
   const { projectFolder, blobFolder, codeFolder = ROOT } = options
-  const programs = options.engine === 'qemu' ? QEMU_PROGRAMS : []
+  const programs = options.engine === 'qemu' ? [...QEMU_PROGRAMS, '/dev/kvm'] : []
   const own = ['/dev/null', ...changeable(options).flatMap((path) => [path, `${path}/*`])]
   return [
     '--disable-warning=ExperimentalWarning', '--disable-warning=SecurityWarning', '--disable-sigusr1',

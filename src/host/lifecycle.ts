@@ -31,7 +31,7 @@ import { exitOf, failuresAfter, next, nextOfUnborn, wasWoken } from './restart.t
 import type { Beginning, GuestRow } from './rows.ts'
 import type { Secrets } from './secrets.ts'
 import type { SnapshotFiles } from './snapshot_files.ts'
-import { ACTIVE, keyOf, type Guest, type State } from './state.ts'
+import { ACTIVE, keyOf, speaksFor, type Guest, type State } from './state.ts'
 import type { Store } from './store.ts'
 import type { Transaction } from './transaction.ts'
 
@@ -210,10 +210,8 @@ export class Lifecycle {
     const has = new Set(guests.map(({ id }) => id))
     for (const one of guests) {
       const guest = state.guests.get(one.id)
-      if (guest?.row.project === handle.project && wasWoken(guest.row, one)) {
-        state.setRow(guest, { ...guest.row, phase: 'starting', run: one.run })
-      }
-      const isOurs = guest?.row.project === handle.project
+      const isOurs = guest !== undefined && speaksFor(handle, guest)
+      if (isOurs && wasWoken(guest.row, one)) state.setRow(guest, { ...guest.row, phase: 'starting', run: one.run })
       const isKnown = isOurs && guest.row.run === one.run
       if (isKnown && ACTIVE.includes(guest.row.phase)) this.#adopt(guest, handle, one)
       // It stopped there: its next run, should it be on its way already, waits for that.
@@ -326,8 +324,7 @@ export class Lifecycle {
     const guest = state.guests.get(end.id)
     const acknowledge = (): void => handle?.link?.send({ ack: end.id, run: end.run })
     if (guest === undefined || guest.row.run !== end.run || !ACTIVE.includes(guest.row.phase)) return acknowledge()
-    // A process speaks for guests of its own project only.
-    if (handle !== undefined && guest.row.project !== handle.project) return acknowledge()
+    if (handle !== undefined && !speaksFor(handle, guest)) return acknowledge()
     const { row } = guest
     const ranMs = guest.startedMs === undefined ? 0 : performance.now() - guest.startedMs
     // Who asked for it may be gone, or it ended by itself while it was asked to.

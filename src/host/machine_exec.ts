@@ -21,6 +21,8 @@ const NUMBER_FIRST = 2
 
 type Running = { readonly owner: GuestConsole; session: AgentSession | undefined; archive: Inflow | undefined
   waiting: number
+  /** Input that it has been given, in its order. */
+  fed: Promise<void>
   wake: (() => void) | undefined; isHungUp: boolean }
 
 /** Programs that run in one machine. */
@@ -28,17 +30,21 @@ export class MachineExec {
   readonly #agent: Agent
   readonly #consoles: Consoles
   readonly #running = new Map<number, Running>()
+  readonly #settled: () => Promise<void>
   #next = NUMBER_FIRST
 
-  constructor(agent: Agent, consoles: Consoles) {
+  /** `settled`: resolves when a guest whose agent has come has all that it is to have, such as its volumes. */
+  constructor(agent: Agent, consoles: Consoles, settled: () => Promise<void>) {
     this.#agent = agent
     this.#consoles = consoles
+    this.#settled = settled
   }
 
   /** Runs the program of a launch of `exec`; its console has its stream. */
   start({ args, env, files }: GuestLaunch, owner: GuestConsole): void {
     const number = this.#next++
-    const one: Running = { owner, session: undefined, archive: undefined, waiting: 0, wake: undefined, isHungUp: false }
+    const one: Running = { owner, session: undefined, archive: undefined, waiting: 0,
+      fed: Promise.resolve(), wake: undefined, isHungUp: false }
     this.#running.set(number, one)
     const work = files === undefined ? this.#run(number, one, args, env) : this.#files(number, one, files)
     work.then((status) => this.#end(number, one, status), (error: unknown) => {
@@ -52,8 +58,12 @@ export class MachineExec {
     const one = this.#running.get(number)
     if (one?.archive !== undefined) return one.archive.push(bytes === null ? null : Buffer.from(bytes))
     const session = one?.session
-    if (bytes === null) return session?.endInput()
-    void session?.write(bytes).then(() => this.#consoles.taken(number, bytes.length))
+    if (session === undefined) return
+    one!.fed = one!.fed.then(async () => {
+      if (bytes === null) return session.endInput()
+      await session.write(bytes)
+      this.#consoles.taken(number, bytes.length)
+    })
   }
 
   credit(number: number, bytes: number): void {
@@ -81,8 +91,13 @@ export class MachineExec {
     for (const { owner } of [...this.#running.values()]) this.hangUp(owner)
   }
 
-  async #run(number: number, one: Running, args: readonly string[], env: GuestLaunch['env']): Promise<number> {
+  async #ready(): Promise<void> {
     await this.#agent.connected(AGENT_MS_MAX)
+    await this.#settled()
+  }
+
+  async #run(number: number, one: Running, args: readonly string[], env: GuestLaunch['env']): Promise<number> {
+    await this.#ready()
     if (one.isHungUp) return CANNOT_RUN
     const session = one.session = this.#agent.exec({ argv: args, env: env.map(([key, value]) => `${key}=${value}`) })
     this.#consoles.connect(one.owner, number)
@@ -94,7 +109,7 @@ export class MachineExec {
 
   // Errors are told on STDERR before a byte of the archive, or with a status at its end.
   async #files(number: number, one: Running, { way, path }: NonNullable<GuestLaunch['files']>): Promise<number> {
-    await this.#agent.connected(AGENT_MS_MAX)
+    await this.#ready()
     if (way === 'put') {
       const archive = new Inflow((bytes) => this.#consoles.taken(number, bytes))
       one.archive = archive

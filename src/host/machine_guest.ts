@@ -71,6 +71,8 @@ export class MachineGuest {
   #isOver = false
   #by: By
   #event: GuestLaunch['from']
+  /** What is done first when its agent has come. */
+  #settling: Promise<void> = Promise.resolve()
   #killing: NodeJS.Timeout | undefined
   #timeout: NodeJS.Timeout | undefined
 
@@ -89,8 +91,8 @@ export class MachineGuest {
     this.#agent = new Agent({ name: launch.name, generation: this.snapshots.generation,
       request: async (asked) => asked.what === 'connect' ? await this.#net.connectFor(asked)
         : await this.snapshots.requests.answer(asked, this.snapshots.generation),
-      changed: (guest) => { if (guest !== undefined) void this.#agentCame() } })
-    this.#exec = new MachineExec(this.#agent, consoles)
+      changed: (guest) => { if (guest !== undefined) this.#settling = this.#agentCame() } })
+    this.#exec = new MachineExec(this.#agent, consoles, async () => await this.#settling)
   }
 
   /** Begins. What becomes of it is told to the host. */

@@ -100,6 +100,16 @@ export function peerOf({ row: { name, address, spec } }: Guest): Peer {
   return { name, address, kind: kindOf(spec) }
 }
 
+/**
+ * Whether what a process says counts for a guest: a cell process's for guests of its project, a machine's for the one
+ * that it has. Nobody's for one that another machine's process has.
+ */
+export function speaksFor(handle: ProcessHandle, { row, handle: own }: Guest): boolean {
+  if (row.project !== handle.project) return false
+  if (own !== undefined && own !== handle && (own.kind === 'machine' || handle.kind === 'machine')) return false
+  return handle.kind !== 'machine' || handle.guests.size === 0 || handle.guests.has(row.id)
+}
+
 /** What a guest is, as its spec says: a machine's has `machine`. */
 export function kindOf({ machine }: Pick<GuestSpec, 'machine'>): 'cell' | 'machine' {
   return machine === undefined ? 'cell' : 'machine'

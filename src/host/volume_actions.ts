@@ -73,6 +73,8 @@ export class VolumeActions {
     if (size < source.sizeBytes) {
       throw new CellarError('VOLUME_TOO_SMALL', [to, formatSize(size), `a clone of "${name}"`])
     }
+    // A copy of a disk that is written to meanwhile would be of no moment that there was.
+    if (source.kind === 'disk') this.#checkUnused(project, name)
     const key = keyOf(project, name)
     const { operations } = this.#parts
     let row: VolumeRow | undefined
@@ -92,9 +94,12 @@ export class VolumeActions {
   async #clone(row: VolumeRow, name: string, { progress, signal }: Control): Promise<unknown> {
     const { project, name: to } = row
     // Files are shared with the clone only if nobody writes to the volume, nor will meanwhile; else they are copied.
-    const inUse = this.#users(project, name).length > 0 || this.#written.has(keyOf(project, name))
+    const isWritten = this.#users(project, name).length > 0 || this.#written.has(keyOf(project, name))
+    // A machine writes its disk past those who part shared files: it is copied, and held for that.
+    const inUse = row.kind === 'disk' || isWritten
+    const isHeld = row.kind === 'disk' || !isWritten
     const { heldVolumes } = this.#parts.state
-    if (!inUse) count(heldVolumes, keyOf(project, name), 1)
+    if (isHeld) count(heldVolumes, keyOf(project, name), 1)
     try {
       await this.#folders(project).clone(name, to, { inUse, signal,
         progress: (done, total) => progress(done, total, 'files') })
@@ -104,7 +109,7 @@ export class VolumeActions {
       await this.#giveUp(row)
       throw error
     } finally {
-      if (!inUse) count(heldVolumes, keyOf(project, name), -1)
+      if (isHeld) count(heldVolumes, keyOf(project, name), -1)
     }
   }
 

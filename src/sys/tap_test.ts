@@ -2,7 +2,7 @@
 
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { existsSync, writeSync } from 'node:fs'
+import { constants, existsSync, readFileSync, writeSync } from 'node:fs'
 import { test } from 'node:test'
 import { ENODEV } from '../base/errno.ts'
 import { closeFd } from './sockets.ts'
@@ -40,6 +40,8 @@ test('frames of a device begin with 12 bytes of header', { skip }, (t) => {
     frame.fill(0xff, 12, 18)
     assert.equal(writeSync(fd, frame), frame.length, 'the kernel takes a frame with its header')
     assert.throws(() => writeSync(fd, Buffer.alloc(11)), { code: 'EINVAL' })
+    const flags = Number.parseInt(/^flags:\s*(\d+)$/m.exec(readFileSync(`/proc/self/fdinfo/${fd}`, 'utf8'))![1]!, 8)
+    assert.notEqual(flags & constants.O_NONBLOCK, 0, 'a read where no frame is must not wait: other devices do')
     closeFd(fd)
   } finally {
     ip('link', 'del', name)

@@ -30,6 +30,7 @@ export type GuestOutcome = {
 /** Command line of a guest whose console is the serial port. */
 export const QUIET_LINE = 'console=ttyS0 quiet panic=-1'
 
+const MEMORY_BYTES = 128 * 2 ** 20
 const LIMIT_MS = 90_000
 const PLACE_MARGIN_MS = 30_000
 
@@ -70,8 +71,11 @@ export function makeGuestInitrd(folder: string, place: KvmPlace): string {
   return path
 }
 
-/** How guests are booted: `say` is told of a process that had to be started anew. */
-export type BootOptions = { npt?: boolean; say: (text: string) => void }
+/**
+ * How guests are booted: `say` is told of a process that had to be started anew. `beside`: guests in a second process
+ * at the same time, one after the other as well; what became of them comes last.
+ */
+export type BootOptions = { npt?: boolean; beside?: readonly Partial<GuestRequest>[]; say: (text: string) => void }
 
 /** Boots a machine at `place`. What the request leaves out is that of a small guest. */
 export async function bootGuest(place: KvmPlace, request: Partial<GuestRequest>, options: BootOptions):
@@ -81,16 +85,20 @@ export async function bootGuest(place: KvmPlace, request: Partial<GuestRequest>,
 
 /** Boots one machine after the other, in one process: what became of each. */
 export async function bootGuests(place: KvmPlace, requests: readonly Partial<GuestRequest>[],
-  { npt = true, say }: BootOptions): Promise<GuestOutcome[]> {
-  const whole = requests.map((request): GuestRequest => ({ kernel: place.kernel, commandLine: QUIET_LINE, vcpus: 1,
-    memoryBytes: 128 * 2 ** 20, limitMs: LIMIT_MS, ...request }))
-  const files = requests.flatMap(({ kernel, initrd }) => [kernel, initrd]).filter((path) => path !== undefined)
-  const output = await runTwice(place, `node --disable-warning=ExperimentalWarning tests/machine/guest_program.ts ${
-    quote(JSON.stringify(whole))}`, {
-    files, npt, timeoutMs: whole.reduce((sum, { limitMs }) => sum + limitMs, PLACE_MARGIN_MS),
+  { npt = true, beside = [], say }: BootOptions): Promise<GuestOutcome[]> {
+  const whole = (request: Partial<GuestRequest>): GuestRequest => ({ kernel: place.kernel, commandLine: QUIET_LINE,
+    vcpus: 1, memoryBytes: MEMORY_BYTES, limitMs: LIMIT_MS, ...request })
+  const program = (list: readonly Partial<GuestRequest>[]): string =>
+    `node --disable-warning=ExperimentalWarning tests/machine/guest_program.ts ${
+      quote(JSON.stringify(list.map(whole)))}`
+  const all = [...requests, ...beside]
+  const output = await runTwice(place, beside.length === 0 ? program(requests)
+    : `F=$(mktemp); ${program(beside)} >$F & ${program(requests)}; S=$?; wait $!; B=$?; cat $F; exit $((S ? S : B))`, {
+    files: all.flatMap(({ kernel, initrd }) => [kernel, initrd]).filter((path) => path !== undefined), npt,
+    timeoutMs: all.reduce((sum, { limitMs = LIMIT_MS }) => sum + limitMs, PLACE_MARGIN_MS),
   }, say)
   const lines = output.stdout.toString().split('\n').filter((line) => line.startsWith('{'))
-  if (output.status !== 0 || lines.length !== requests.length) {
+  if (output.status !== 0 || lines.length !== all.length) {
     throw new Error(`the VMM's process ended with ${output.status}${output.timedOut ? ', late' : ''}: ${output.stderr}`)
   }
   return lines.map((line) => JSON.parse(line) as GuestOutcome)

@@ -57,7 +57,7 @@ suite('kvm-unit-tests', { skip: missing }, () => {
       writeFileSync(kernel, wrapUnitProgram(readFileSync(flat), { name, args: [], vcpus, memoryBytes: MEMORY_BYTES }))
       const outcome = await bootGuest(place, {
         kernel, commandLine: '', vcpus, memoryBytes: MEMORY_BYTES, until: '--- DONE',
-      })
+      }, { say: (text) => t.diagnostic(text) })
       assert.ok('end' in outcome, JSON.stringify(outcome))
       t.diagnostic(`${place.way}; ${Math.round(outcome.ms)} ms; exits ${JSON.stringify(outcome.exits)}`)
       const said = outcome.console.replaceAll('\r', '')

@@ -121,7 +121,7 @@ export class NestedHost {
     for (const name of ['run.sock', 'err.sock', 'sent.json', 'kernel.log']) rmSync(at(name), { force: true })
     writeFileSync(at('initramfs'), makeInitramfs(packages))
     const child = spawn('qemu-system-x86_64', [
-      '-accel', 'tcg,thread=multi,tb-size=512', '-cpu', process.env.CELLAR_NESTED_CPU ?? 'max', '-smp', '2', '-m', memory,
+      '-accel', `tcg,thread=${process.env.CELLAR_NESTED_THREAD ?? 'multi'},tb-size=512`, '-cpu', process.env.CELLAR_NESTED_CPU ?? 'max', '-smp', '2', '-m', memory,
       '-M', 'q35,smm=off,sata=off,smbus=off,vmport=off',
       '-nodefaults', '-no-user-config', '-display', 'none', '-no-reboot',
       '-kernel', packages.kernel, '-initrd', at('initramfs'),

@@ -4,19 +4,17 @@
 // the length that was asked for, even if somebody makes the source longer meanwhile.
 
 import { read, readSync, write, writeSync } from 'node:fs'
-import { ECANCELED, EIO, ENXIO, errnoOf } from '../../base/errno.ts'
+import { ECANCELED, EIO, errnoOf } from '../../base/errno.ts'
 import { COPY_AT_ONCE_BYTES_MAX, COPY_STEP_BYTES } from '../../base/limits.ts'
+import { dataRanges } from '../../sys/holes.ts'
 import * as sys from '../../sys/linux_files.ts'
-
-const SEEK_DATA = 3
-const SEEK_HOLE = 4
 
 /** Copies `length` bytes between the host's descriptors while the thread waits: 0 or a negated errno. */
 export function copyNow(from: number, to: number, length: number): number {
   if (sys.reflink(to, from) === 0) return 0
   const buffer = new Uint8Array(Math.min(length, COPY_AT_ONCE_BYTES_MAX))
   try {
-    for (const [start, end] of extents(from, length)) {
+    for (const { start, end } of dataRanges(from, length)) {
       for (let at = start; at < end;) {
         const got = readSync(from, buffer, 0, Math.min(buffer.length, end - at), at)
         if (got === 0) break
@@ -34,7 +32,7 @@ export function copyNow(from: number, to: number, length: number): number {
 export async function copyLater(from: number, to: number, length: number, signal?: AbortSignal): Promise<number> {
   if (sys.reflink(to, from) === 0) return 0
   const buffer = new Uint8Array(Math.min(length, COPY_STEP_BYTES))
-  for (const [start, end] of extents(from, length)) {
+  for (const { start, end } of dataRanges(from, length)) {
     for (let at = start; at < end;) {
       if (signal?.aborted === true) return -ECANCELED
       const got = await reading(from, buffer, Math.min(buffer.length, end - at), at)
@@ -67,16 +65,4 @@ export function reading(fd: number, to: Uint8Array, length: number, offset: numb
   return new Promise((resolve) => {
     read(fd, to, 0, length, offset, (error, count) => { resolve(error === null ? count : -errnoOf(error)) })
   })
-}
-
-// The ranges of the first `length` bytes that aren't holes.
-function* extents(fd: number, length: number): Generator<readonly [start: number, end: number]> {
-  for (let at = 0; at < length;) {
-    const start = sys.lseek(fd, at, SEEK_DATA)
-    if (start === -ENXIO) return
-    const hole = start < 0 ? length : sys.lseek(fd, start, SEEK_HOLE)
-    const end = Math.min(length, hole < 0 ? length : hole)
-    yield [Math.max(at, start), end]
-    at = end
-  }
 }
