@@ -3,6 +3,7 @@
 // Each has a number among the consoles of the process. Its output goes to its stream as fast as that is read; when the
 // stream goes, nobody is there for it, and it is hung up.
 
+import { setTimeout as sleep } from 'node:timers/promises'
 import { signals } from '../base/signals.ts'
 import { CellarError } from '../base/errors.ts'
 import { statusOf, type Agent } from '../machine/agent.ts'
@@ -88,12 +89,13 @@ export class MachineExec {
   }
 
   close(): void {
-    for (const { owner } of [...this.#running.values()]) this.hangUp(owner)
+    for (const { owner } of this.#running.values()) this.hangUp(owner)
   }
 
   async #ready(): Promise<void> {
     await this.#agent.connected(AGENT_MS_MAX)
-    await this.#settled()
+    // Not for ever: a volume that can't be mounted is looked into by a program, too.
+    await Promise.race([this.#settled(), sleep(AGENT_MS_MAX, undefined, { ref: false })])
   }
 
   async #run(number: number, one: Running, args: readonly string[], env: GuestLaunch['env']): Promise<number> {

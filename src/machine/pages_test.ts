@@ -21,7 +21,8 @@ function folder(): { path: string } & Disposable {
 }
 
 /** RAM with these bytes at these places. */
-function ram(sizeBytes: number, content: Readonly<Record<number, string>>): { fd: number; sizeBytes: number } & Disposable {
+function ram(sizeBytes: number, content: Readonly<Record<number, string>>):
+{ fd: number; sizeBytes: number } & Disposable {
   const fd = makeRam(sizeBytes)
   for (const [at, text] of Object.entries(content)) writeSync(fd, text, Number(at))
   return { fd, sizeBytes, [Symbol.dispose]: () => closeSync(fd) }
@@ -115,7 +116,7 @@ test('copies of RAM are as large, and have the same bytes and holes', () => {
   using two = ram(PAGE, {})
   copyRam(one, two.fd)
   assert.equal(fstatSync(two.fd).size, 16 * MIB)
-  assert.deepEqual([bytesAt(two.fd, 7, 1), bytesAt(two.fd, 9 * MIB, 1), bytesAt(two.fd, 16 * MIB - 1, 1)], ['a', 'b', 'c'])
+  assert.deepEqual([7, 9 * MIB, 16 * MIB - 1].map((at) => bytesAt(two.fd, at, 1)), ['a', 'b', 'c'])
   assert.ok(fstatSync(two.fd).blocks * 512 <= fstatSync(one.fd).blocks * 512)
 })
 

@@ -114,8 +114,9 @@ describe('the command line of a machine', () => {
 
   test('a machine with all that it may have has room for it', () => {
     const disk = { path: '/x', format: 'raw', readOnly: false, serial: 's', backingFolders: [] } as const
-    const line = lineOf({ disks: Array(8).fill(disk), nics: Array(4).fill({ mac: '', fd: 1, kind: 'tap', mtu: 1500 }) },
-      { disks: Array(8).fill([FILE]) })
+    const many = <T>(count: number, one: T): T[] => Array.from({ length: count }, () => one)
+    const line = lineOf({ disks: many(8, disk), nics: many(4, { mac: '', fd: 1, kind: 'tap', mtu: 1500 } as const) },
+      { disks: many(8, [FILE]) })
     assert.equal(objects(line, '-device').at(-1)!.addr, '0xf')
   })
 })

@@ -154,7 +154,7 @@ export class Qmp {
     this.#isOver = true
     const error = new Error(`Lost the line to QEMU: ${why}`)
     this.#greeting.reject(error)
-    for (const id of [...this.#pending.keys()]) this.#settle(id)?.reject(error)
+    for (const id of this.#pending.keys()) this.#settle(id)?.reject(error)
     this.#socket.destroy()
   }
 }

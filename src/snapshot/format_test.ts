@@ -173,8 +173,8 @@ test('a machine of pages that are not its own, or without a generation as ours a
       [{ generation }, /generation/]),
   ]
   for (const [change, why] of damaged) {
-    const bytes = encodeSnapshot(metaOf({ kind: 'machine' }), { ...MACHINE, machine: { ...MACHINE.machine, ...change } },
-      CHUNKS)
+    const state = { ...MACHINE, machine: { ...MACHINE.machine, ...change } }
+    const bytes = encodeSnapshot(metaOf({ kind: 'machine' }), state, CHUNKS)
     assert.throws(() => decodeSnapshot(bytes, 'it'), { code: 'SNAPSHOT_DAMAGED', message: why })
   }
 })

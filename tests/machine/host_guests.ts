@@ -48,6 +48,8 @@ export async function giveImage(host: TestHost, { path }: { readonly path: strin
 export async function boot(host: TestHost, name: string, flags: readonly string[] = []): Promise<void> {
   await host.ok(['run', '-d', '--name', name, '-m', MEMORY, ...flags, 'debian'])
   await answers(host, name)
+  // By DHCP, a moment later.
+  await sh(host, name, 'until grep -q nameserver /etc/resolv.conf; do sleep 0.1; done')
 }
 
 /** Waits until the guest's agent answers. */

@@ -58,10 +58,10 @@ describe('machines of a host', { skip: missing ?? false }, () => {
     await host.ok(['network', 'create', 'apart'])
     await createGuest(host, 'hidden', { image: 'counter', args: ['counter'], expose: [80], networks: ['apart'] })
     for (const name of ['web', 'hidden']) await inPhase(host, name, 'running')
-    assert.match(await sh(host, 'vm', 'wget -q -T 5 -O - http://web/'), /1/)
-    assert.match(await sh(host, 'vm', 'wget -q -T 5 -O - http://WEB.cellar.internal/'), /2/)
-    assert.match(await sh(host, 'vm', 'wget -q -T 5 -O - http://hidden/ 2>&1 || echo refused'), /refused/)
-    assert.match(await sh(host, 'vm', 'wget -q -T 5 -O - http://web:81/ 2>&1 || echo refused'), /refused/)
+    assert.match(await sh(host, 'vm', 'wget -q -O - http://web/'), /1/)
+    assert.match(await sh(host, 'vm', 'wget -q -O - http://WEB.cellar.internal/'), /2/)
+    assert.match(await sh(host, 'vm', 'wget -q -O - http://hidden/ 2>&1 || echo refused'), /refused/)
+    assert.match(await sh(host, 'vm', 'wget -q -O - http://web:81/ 2>&1 || echo refused'), /refused/)
   })
 
   test("a machine's published port is reached from outside, and from a cell; one that is shut is refused", async () => {
@@ -123,12 +123,12 @@ describe('machines of a host', { skip: missing ?? false }, () => {
   })
 
   test('resize leaves the guest less memory, then all of it', async () => {
-    const free = async (): Promise<number> => Number(/MemTotal: +(\d+)/.exec(await sh(host, 'vm', 'cat /proc/meminfo'))![1])
+    const free = async (): Promise<number> => Number(/MemFree: +(\d+)/.exec(await sh(host, 'vm', 'cat /proc/meminfo'))![1])
     const before = await free()
     await host.ok(['resize', 'vm', '96MiB'])
     await eventually('the balloon has it', async () => await free() < before - 20_000)
     await host.ok(['resize', 'vm', '128MiB'])
-    await eventually('it has it back', async () => await free() >= before - 1000)
+    await eventually('it has it back', async () => await free() > before - 10_000)
     for (const size of ['16MiB', '1GiB']) {
       const { status, stderr } = await host.cellar(['resize', 'vm', size])
       assert.equal(status, 1, size)
@@ -145,6 +145,8 @@ describe('machines of a host', { skip: missing ?? false }, () => {
     try {
       const { port } = server.address() as AddressInfo
       assert.equal(await sh(host, 'vm', `nc -w 5 ${address} ${port} </dev/null`), 'from outside\n')
+      const { body } = await host.api('GET', '/v1/events?follow=false')
+      assert.match(JSON.stringify(body), new RegExp(`egress.allowed.*${address.replaceAll('.', '[.]')}:${port}`))
     } finally {
       server.close()
     }
@@ -168,7 +170,7 @@ describe('machines of a host', { skip: missing ?? false }, () => {
     assert.match(await sh(host, 'vm', 'grep " /data " /proc/mounts'), /ext[24]/)
     await sh(host, 'vm', 'echo kept > /data/file; sync')
     const { status, stderr } = await host.cellar(['run', '-d', '--name', 'other', '-v', 'data:/data', 'debian'])
-    assert.equal(status, 1)
+    assert.equal(status, 125)
     assert.match(stderr, /Cannot start "other" as "vm" has the disk "data" \[VOLUME_SHARED\]/)
     await host.ok(['volume', 'create', 'folder'])
     assert.match((await host.cellar(['run', '-d', '--name', 'other', '-v', 'folder:/f', 'debian'])).stderr,
@@ -181,7 +183,8 @@ describe('machines of a host', { skip: missing ?? false }, () => {
     assert.equal(again.restarts, 1)
     assert.equal(await sh(host, 'vm', 'cat /data/file'), 'kept\n', 'its disk was mounted again, and not made anew')
     await sh(host, 'vm', 'poweroff')
-    assert.deepEqual((await inPhase(host, 'vm', 'exited')).exit, { status: 0, reason: 'powered off' })
+    const { status, reason } = (await inPhase(host, 'vm', 'exited')).exit!
+    assert.deepEqual([status, reason], [0, 'powered off'])
     await assert.rejects(fetched(published))
   })
 
@@ -193,7 +196,6 @@ describe('machines of a host', { skip: missing ?? false }, () => {
       async () => { assert.equal(await fetched(published), 'served\n'); return 'here\n' }]) {
       await host.ok(['hibernate', 'vm'])
       await inPhase(host, 'vm', 'hibernated')
-      assert.deepEqual(host.cellProcesses().length >= 0, true)
       assert.equal(await wake(), 'here\n')
       await inPhase(host, 'vm', 'running')
     }
@@ -268,6 +270,7 @@ describe('machines of a host', { skip: missing ?? false }, () => {
     await host.ok(['snapshot', 'parent', 'whole'])
     await host.ok(['rm', '--force', 'parent'])
     await host.ok(['restore', 'whole', '--name', 'second'])
+    await inPhase(host, 'second', 'running')
     assert.equal(await sh(host, 'second', 'cat /tmp/nonce'), nonce)
     const second = await metadata(host, 'second')
     assert.notEqual(second.generation, first.generation)

@@ -115,7 +115,7 @@ function identity(fd: number): { dev: bigint; ino: bigint; isFile: boolean } {
   return { dev: found.dev, ino: found.ino, isFile: found.isFile() }
 }
 
-// A volume may be another guest's, too, which can put a link in the disk's place; a backing file's are resolved already.
+// A volume may be another guest's, too, which can put a link in the disk's place; those of backing files are resolved.
 function openFile(path: string, readOnly: boolean): number {
   try {
     // Not to wait for the other end of a pipe, which isn't a disk.

@@ -70,7 +70,8 @@ test('a link in the place of a disk is not followed', { skip }, () => inFolder((
   make(join(folder, 'mine'), { format: 'raw' })
   symlinkSync('mine', join(folder, 'disk.raw'))
   for (const readOnly of [true, false]) {
-    refuses('DISK_UNREADABLE', () => openDisk(join(folder, 'disk.raw'), 'raw', { readOnly, backingFolders: [] }), /ELOOP/)
+    const path = join(folder, 'disk.raw')
+    refuses('DISK_UNREADABLE', () => openDisk(path, 'raw', { readOnly, backingFolders: [] }), /ELOOP/)
   }
 }))
 
