@@ -15,7 +15,8 @@ import type { Tools } from './machine_place.ts'
 
 const MODULES = ['drivers/virtio/virtio_ring', 'drivers/virtio/virtio', 'drivers/virtio/virtio_mmio',
   'drivers/block/virtio_blk', 'net/core/failover', 'drivers/net/net_failover', 'drivers/net/virtio_net']
-const ENTRIES = ['./machine_vmm.ts', '../src/machine/vcpu_worker.ts', '../src/machine/device_thread.ts']
+const ENTRIES = ['./machine_vmm.ts', './machine_snapshot.ts', '../src/machine/vcpu_worker.ts',
+  '../src/machine/device_thread.ts', '../src/snapshot/crew_worker.ts', '../src/sys/flush_worker.ts']
   .map((path) => fileURLToPath(new URL(path, import.meta.url)))
 
 const INIT = `#!/bin/busybox sh
@@ -39,8 +40,8 @@ devices)
   ip route add default via 10.77.0.1 dev $gateway
   # Our code is compiled while it runs: what is measured is what comes after.
   guest disk /dev/vda 4096 8 random $warm >/dev/null
-  for depth in 1 8; do guest disk /dev/vda 4096 $depth random 2000; done
-  guest disk /dev/vda 131072 1 sequential 2000
+  for depth in 1 8; do guest disk /dev/vda 4096 $depth random 1500; done
+  guest disk /dev/vda 131072 1 sequential 1500
   for way in "10.99.1.1 tap" "10.88.0.1 gateway"; do
     set -- $way
     for round in 1 2; do
@@ -74,15 +75,16 @@ export function makeTools(place: KvmPlace, folder: string): Tools | string {
   archive.device('dev/console', 'char', 5, 1)
   const initrd = join(folder, 'initrd')
   writeFileSync(initrd, archive.finish())
-  return { kernel: place.kernel, initrd, guest, vmm: joinVmm(join(folder, 'vmm')) }
+  return { kernel: place.kernel, initrd, guest, ...joinPrograms(join(folder, 'vmm')) }
 }
 
-/** The path of the program. */
-function joinVmm(folder: string): string {
+/** Paths of the programs. */
+function joinPrograms(folder: string): Pick<Tools, 'vmm' | 'snapshot'> {
   mkdirSync(folder, { recursive: true })
   const joined = new Map(ENTRIES.map((path) => [path, join(folder, `${basename(path, '.ts')}.cjs`)]))
   const urlOf = (path: string): string => JSON.stringify(pathToFileURL(path).href)
-  const rules = { urlOf, made: new Map<string, string>(), entryUrlOf: (path: string) => urlOf(joined.get(path) ?? path) }
+  const rules = { urlOf, made: new Map<string, string>(),
+    entryUrlOf: (path: string) => urlOf(joined.get(path) ?? path) }
   for (const [entry, path] of joined) {
     const codes = new Map<string, string>()
     collect([entry], codes, rules, () => true)
@@ -90,5 +92,5 @@ function joinVmm(folder: string): string {
     const definitions = [...codes].map(([source, code]) => definitionOf(source, code, names, false))
     writeFileSync(path, ascii(`${JOINED_PRELUDE}\n${definitions.join('\n')}\nvoid $0()\n`))
   }
-  return joined.get(ENTRIES[0]!)!
+  return { vmm: joined.get(ENTRIES[0]!)!, snapshot: joined.get(ENTRIES[1]!)! }
 }

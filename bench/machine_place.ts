@@ -13,7 +13,10 @@ import { addressesOf } from '../src/services/gateway/addresses.ts'
 import type { VmmMessage, VmmRequest } from './machine_vmm.ts'
 
 /** Paths of what machine_made.ts has made. */
-export type Tools = { readonly kernel: string; readonly initrd: string; readonly guest: string; readonly vmm: string }
+export type Tools = {
+  readonly kernel: string; readonly initrd: string; readonly guest: string; readonly vmm: string
+  readonly snapshot: string
+}
 export type Side = 'ours' | 'qemu'
 /** What is asked for: how often, in turns. */
 export type PlaceRequest = { readonly tools: Tools; readonly rounds: number; readonly words?: string }
@@ -170,7 +173,8 @@ async function devices(request: PlaceRequest): Promise<Measured[]> {
     await gateway.until(() => gateway.runsAt !== undefined, 'gateway')
     for (let round = 0; round < request.rounds; round++) {
       for (const side of ['ours', 'qemu'] as const) {
-        const running = side === 'ours' ? startOurs(tools, oursOf({ disk, tap: { name: TAP, mac: TAP_MAC }, gateway: '' }, request))
+        const running = side === 'ours'
+          ? startOurs(tools, oursOf({ disk, tap: { name: TAP, mac: TAP_MAC }, gateway: '' }, request))
           : startQemu(tools, `${COMMAND_LINE} ${request.words ?? ''}`, [
             '-drive', `if=none,id=disk,file=${disk},format=raw,cache=writeback`,
             '-device', 'virtio-blk-device,drive=disk',

@@ -1,4 +1,4 @@
-// bench/machine_snapshot.ts: a machine of 128 MiB saved, gone on with, forked and moved: `node machine_snapshot.ts JSON`.
+// bench/machine_snapshot.ts: a machine of 128 MiB saved, gone on with, forked, moved: `node machine_snapshot.ts …`.
 //
 // As a machine's process does it (src/host/machine_snapshots.ts), without the host around it. The guest has filled
 // 48 MiB with random numbers, changes 1 MiB all the time and says a number every two milliseconds: it is there again
@@ -10,7 +10,6 @@ import { closeSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { fileURLToPath } from 'node:url'
 import type { Engine, EngineOptions, Sections } from '../src/machine/engine.ts'
 import { KvmEngine } from '../src/machine/kvm_engine.ts'
 import { copyRam, putPages, takePages } from '../src/machine/pages.ts'
@@ -123,7 +122,7 @@ async function moved(request: SnapshotRequest, one: Machine, folder: string): Pr
   await one.engine.resume()
   const first = await store.write(META, state, { durable: false })
   let known: Known | undefined = first.known
-  const other = spawn(process.execPath, [...process.execArgv, fileURLToPath(import.meta.url),
+  const other = spawn(process.execPath, [...process.execArgv, process.argv[1]!,
     JSON.stringify({ ...request, folder })], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
   await answerOf(other, { digest: first.digest })
   // What has changed while that was on its way.
@@ -155,15 +154,16 @@ function answerOf(other: ChildProcess, message: object): Promise<number> {
 /** The process to which a machine moves: it reads what it is told of, and runs the last. */
 function receive(request: SnapshotRequest, folder: string): void {
   let before: Known | undefined
+  const tell = process.send!.bind(process)
   process.on('message', (message: { digest: string; isLast?: boolean }) => void (async () => {
     const { state, known } = await new SnapshotStore(folder)
       .readMachine(message.digest, { module: META.module }, before)
     before = known
-    if (message.isLast !== true) return process.send!(0)
+    if (message.isLast !== true) return void tell(0)
     const { at, one } = await goOn(request, state)
-    process.send!(performance.timeOrigin + at)
+    tell(performance.timeOrigin + at)
     await one.close()
-    process.disconnect()
+    process.exit(0)
   })())
 }
 
@@ -189,8 +189,6 @@ async function measure(request: SnapshotRequest): Promise<void> {
   process.exit(0)
 }
 
-if (import.meta.main) {
-  const request = JSON.parse(process.argv[2] ?? '{}') as SnapshotRequest
-  if (request.folder === undefined) await measure(request)
-  else receive(request, request.folder)
-}
+const request = JSON.parse(process.argv[2] ?? '{}') as SnapshotRequest
+if (request.folder === undefined) void measure(request)
+else receive(request, request.folder)

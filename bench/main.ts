@@ -33,6 +33,7 @@ const BENCHES = {
   gateway: () => import('./gateway.ts'),
   virtio: () => import('./virtio.ts'),
   block: () => import('./block.ts'),
+  machine: () => import('./machine.ts'),
 } as const
 
 const wanted = process.argv.slice(2)

@@ -54,7 +54,8 @@ test('cellar ps chooses by label and project, and prints names, JSON or YAML', a
   const everywhere = await out('ps -A')
   assert.match(everywhere, /^PROJECT +NAME/)
   assert.match(everywhere, /^shop +till/m)
-  assert.match(await out('ps -o wide'), /^NAME .* ID +MODULE +POOL +MEMORY +USED +KIND +ENGINE +PROCESS +CAPTURE +FROM +REASON$/m)
+  assert.match(await out('ps -o wide'),
+    /^NAME .* ID +MODULE +POOL +MEMORY +USED +KIND +ENGINE +PROCESS +CAPTURE +FROM +REASON$/m)
 })
 
 test('cellar ps shows guests that are paused or hibernated, whether each can be captured, and where it is from',

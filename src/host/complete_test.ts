@@ -12,11 +12,12 @@ test("complete() leaves a cell's spec as it is", () => {
   assert.equal(complete('one', spec, {}), spec)
 })
 
-test('complete() gives a machine its terms and a size of memory: its own, else that of its image, else a default', () => {
+test('complete() gives a machine its terms and a size of memory: its own, its image\'s, or a default', () => {
   const said = { vcpus: 2, engine: 'qemu', 'kernel-args': 'quiet' }
-  const { machine, memory } = complete('vm', specOf({ memory: '1GiB', machine: said }), { machine: { memory: '64MiB' } })
+  const image = { machine: { memory: '64MiB' } }
+  const { machine, memory } = complete('vm', specOf({ memory: '1GiB', machine: said }), image)
   assert.deepEqual({ machine, memory }, { machine: said, memory: '1GiB' })
-  assert.equal(complete('vm', specOf(), { machine: { memory: '64MiB' } }).memory, '64MiB')
+  assert.equal(complete('vm', specOf(), image).memory, '64MiB')
   const usual = complete('vm', specOf(), { machine: {} })
   assert.equal(usual.memory, '256MiB')
   assert.deepEqual(usual.machine, { vcpus: 1, engine: 'auto' })

@@ -9,6 +9,7 @@ import { DatabaseSync } from 'node:sqlite'
 import { test } from 'node:test'
 import { CellarError } from '../base/errors.ts'
 import { migrate, VERSION, versionOf } from './migrations.ts'
+import { State } from './state.ts'
 import { Store } from './store.ts'
 import { disposableFolder, guestRow, projectRow } from './test_support.ts'
 
@@ -144,6 +145,23 @@ test('Store.open makes a backup before it changes tables; a step that fails chan
   assert.equal(readdirSync(join(made.path, 'backup')).length, 1)
   change(path, `PRAGMA user_version = ${VERSION}`)
   await (await Store.open(made.path)).close()
+})
+
+test('a state of before there were machines has its guests, volumes and processes as they were', async () => {
+  using made = disposableFolder()
+  const path = await fill(made.path, 3)
+  change(path, `INSERT INTO volumes (project, name, sizeBytes, createdAt, state) VALUES ('default', 'v', 1, 1, 'ready');
+    INSERT INTO processes (id, project, pid, createdAt) VALUES (1, 'default', 0, 1);
+    ALTER TABLE guests DROP COLUMN address; ALTER TABLE volumes DROP COLUMN kind;
+    ALTER TABLE processes DROP COLUMN kind; PRAGMA user_version = 2`)
+  const store = await Store.open(made.path)
+  const { guests, volumes, processes } = store.load()
+  await store.close()
+  assert.equal(readdirSync(join(made.path, 'backup')).length, 1)
+  assert.deepEqual(guests.map(({ address }) => address), [0, 0, 0])
+  const state = new State()
+  assert.deepEqual(guests.map((row) => state.addGuest(row).row.address), [1, 2, 3])
+  assert.deepEqual([volumes[0]!.kind, processes[0]!.kind], ['folder', 'cells'])
 })
 
 test('migrate takes the steps that are missing, all or none', () => {

@@ -295,8 +295,8 @@ export class GuestActions {
     }
   }
 
-  // A file system on a disk is for one who writes it, or for several who read it: also of one that is on its way out, or
-  // asleep, which knows what was there.
+  // A file system on a disk is for one who writes it, or for several who read it. Who is on its way out, or asleep, has
+  // it still: it knows what was there.
   #checkDisks({ id, project, name, spec }: GuestRow): void {
     const { state } = this.#parts
     const disks = (one: GuestSpec): Map<string, boolean> => new Map(one.volumes.map(parseVolume)

@@ -4,8 +4,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { FakeHost } from './fake_process.ts'
 import type { ProcessHandle } from './processes.ts'
-import type { ToProcess } from './protocol.ts'
-import type { GuestState } from './protocol.ts'
+import type { GuestState, ToProcess } from './protocol.ts'
 import { disposableFolder } from './test_support.ts'
 
 test("a machine's process speaks for its own guest, not for those that others have", async () => {
@@ -25,7 +24,8 @@ test("a machine's process speaks for its own guest, not for those that others ha
   assert.equal(own.handle, rogue)
   assert.deepEqual(told.filter((message) => 'stop' in message).map((message) => 'stop' in message && message.stop),
     [web.row.id])
-  const end = { run: web.row.run, outcome: { kind: 'off', reason: '' }, startedAt: 1, endedAt: 2, by: undefined } as const
+  const outcome = { kind: 'off', reason: '' } as const
+  const end = { run: web.row.run, outcome, startedAt: 1, endedAt: 2, by: undefined }
   host.lifecycle.ended({ id: web.row.id, ...end }, rogue)
   assert.equal(web.row.phase, 'running')
   // After a restart of the host nobody has them: then it has one at the most, and the other stays free.

@@ -23,7 +23,9 @@ function rig() {
     },
   } as unknown as Engine
   const screen = new MachineConsole(1, {
-    output: (_number: number, _channel: number, bytes: Uint8Array) => { did.output.push(Buffer.from(bytes).toString()) },
+    output: (_number: number, _channel: number, bytes: Uint8Array) => {
+      did.output.push(Buffer.from(bytes).toString())
+    },
     taken: (_number: number, bytes: number) => { did.taken += bytes },
   } as unknown as Consoles)
   return { did, engine, fake, screen }

@@ -21,7 +21,8 @@ const ASKED = 'qemu: it is asked for'
 const NONE = (kvm: string): string => `KVM: ${kvm}; QEMU: ${QEMU_WHY.false}`
 
 /** What is there, what is asked for, whether there is a kernel; who runs it and why, or why nobody does. */
-const CASES: readonly (readonly [kvm: boolean, qemu: boolean, wanted: 'auto' | 'kvm' | 'qemu', kernel: boolean, is: string])[] = [
+type Case = readonly [kvm: boolean, qemu: boolean, wanted: 'auto' | 'kvm' | 'qemu', kernel: boolean, is: string]
+const CASES: readonly Case[] = [
   [true, true, 'auto', true, KVM], [true, true, 'kvm', true, KVM], [true, true, 'qemu', true, ASKED],
   [true, false, 'auto', true, KVM], [true, false, 'kvm', true, KVM], [true, false, 'qemu', true, NONE(KVM_WHY.true)],
   [false, true, 'auto', true, `qemu: ${KVM_WHY.false}`], [false, true, 'qemu', true, ASKED],
@@ -40,8 +41,8 @@ const CASES: readonly (readonly [kvm: boolean, qemu: boolean, wanted: 'auto' | '
 
 test('a machine runs under KVM if that can run it, else under QEMU, else not at all: with the reason', async () => {
   for (const [kvm, qemu, wanted, kernel, expected] of CASES) {
-    const chosen = await engines(kvm, qemu).choice.choose('vm', wanted, kernel).then(({ name, why }) => `${name}: ${why}`,
-      (error: { code: string; values: readonly unknown[] }) => {
+    const chosen = await engines(kvm, qemu).choice.choose('vm', wanted, kernel).then(
+      ({ name, why }) => `${name}: ${why}`, (error: { code: string; values: readonly unknown[] }) => {
         assert.equal(error.code, 'MACHINE_NO_ENGINE')
         assert.equal(error.values[0], 'vm')
         return error.values[1]

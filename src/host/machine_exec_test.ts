@@ -31,7 +31,8 @@ function rig() {
       }
     },
   } as unknown as Agent
-  const consoles = { connect: () => {}, output: () => {}, taken: (_: number, bytes: number) => { did.push(`taken ${bytes}`) },
+  const consoles = { connect: () => {}, output: () => {},
+    taken: (_: number, bytes: number) => { did.push(`taken ${bytes}`) },
     end: (_: GuestConsole, status: number) => { did.push(`status ${status}`) } } as unknown as Consoles
   return { did, end, room, isMounted, exec: new MachineExec(agent, consoles, async () => await isMounted.promise) }
 }

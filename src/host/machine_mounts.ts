@@ -1,8 +1,8 @@
 // host/machine_mounts.ts: a machine's volumes as folders of it: mounted by its agent, where it has one.
 //
-// A volume is a disk, found in the guest by its serial. One that begins with nothing but zeroes gets ext4, or ext2 where
-// the guest has no more than busybox: nothing else is ever formatted, and nothing where that can't be looked at. A guest
-// without an agent mounts what it likes itself.
+// A volume is a disk, found in the guest by its serial. One that begins with nothing but zeroes gets ext4, or ext2
+// where the guest has no more than busybox: nothing else is ever formatted, and nothing where that can't be looked at.
+// A guest without an agent mounts what it likes itself.
 
 import type { Agent } from '../machine/agent.ts'
 import { CellarError } from '../base/errors.ts'

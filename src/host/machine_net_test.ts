@@ -31,7 +31,7 @@ type Rig = {
   says(key: string): Promise<Sent>
 }
 
-/** A net with a guest at its end. `serve`: what the guest's ports lead to; `ports`: published, as the launch has them. */
+/** A net with a guest at its end. `serve`: what the guest's ports lead to; `ports`: those that are published. */
 function rig(t: TestContext, { serve, ports = [], egress = [] }: {
   serve?: (port: number) => Promise<Duplex | number>; egress?: readonly string[]
   ports?: readonly { port: number; fds: readonly number[] }[] } = {}): Rig {

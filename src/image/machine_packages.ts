@@ -4,8 +4,9 @@
 // of ours, with lists of its own where the machine's don't have what is wanted, and installs nothing: packages are
 // unpacked (dpkg-deb), and none of their scripts run.
 
-import { existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { createHash } from 'node:crypto'
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { basename, join } from 'node:path'
 import { CellarError } from '../base/errors.ts'
 import { printable } from '../base/printable.ts'
 import { lastLine, runTool } from './machine_tools.ts'
@@ -65,7 +66,10 @@ export class Packages {
     return join(folder, file)
   }
 
-  /** Fetches packages and all that they depend on; answers their files, in an order in which they can be unpacked. */
+  /**
+   * Fetches packages and all that they depend on, as far as they aren't here from an earlier time; answers their files,
+   * in an order in which they can be unpacked.
+   */
   async fetchAll(names: readonly string[]): Promise<string[]> {
     for (const name of names) {
       if (!PACKAGE.test(name)) throw new CellarError('MACHINE_PACKAGES_FAILED', [
@@ -74,18 +78,26 @@ export class Packages {
     const status = join(this.#folder, 'empty-status')
     writeFileSync(status, '')
     const cache = join(this.#folder, 'cache')
-    mkdirSync(join(cache, 'archives/partial'), { recursive: true })
+    const nothing = join(this.#folder, 'no-archives')
+    for (const one of [join(cache, 'archives'), nothing]) mkdirSync(join(one, 'partial'), { recursive: true })
     const options = [...this.#options, '-o', `Dir::State::status=${status}`, '-o', `Dir::Cache=${cache}`, '-o',
       'Debug::NoLocking=1', '-o', 'APT::Install-Recommends=0', '-q', '-y']
-    const list = await run('look up packages', 'apt-get', [...options, '--print-uris', 'install', ...names])
-    const files = [...list.matchAll(/^'\S+' (\S+\.deb) \d+/gm)].map(([, file]) => join(cache, 'archives', file!))
-    this.#say(`fetching ${names.join(', ')} and what they need`)
-    await run('fetch packages', 'apt-get', [...options, '--download-only', 'install', ...names])
-    // Those that were there already aren't in the list.
-    const all = files.length > 0 ? files
-      : readdirSync(join(cache, 'archives')).filter((one) => one.endsWith('.deb')).map((one) =>
-        join(cache, 'archives', one))
-    return all.filter((file) => existsSync(file))
+    // apt leaves out of the list what it has already: hence it is asked where it has nothing.
+    const list = await run('look up packages', 'apt-get', [...options, '-o', `Dir::Cache::archives=${nothing}`, '-o',
+      'Acquire::ForceHash=SHA256', '--print-uris', 'install', ...names])
+    const files = [...list.matchAll(/^'\S+' ([\w.+~%-]+\.deb) (\d+) SHA256:([0-9a-f]{64})$/gm)]
+      .map(([, name, size, hash]) => ({ path: join(cache, 'archives', name!), size: Number(size), hash: hash! }))
+    if (files.length === 0) throw new CellarError('MACHINE_PACKAGES_FAILED', ['look up packages', 'apt names no files'])
+    // Of what it has, apt looks at the size alone.
+    const missing = files.filter((file) => !isWhole(file))
+    for (const { path } of missing) rmSync(path, { force: true })
+    if (missing.length > 0) {
+      this.#say(`fetching ${names.join(', ')} and what they need`)
+      await run('fetch packages', 'apt-get', [...options, '--download-only', 'install', ...names])
+    }
+    const lost = missing.find((file) => !isWhole(file))
+    if (lost === undefined) return files.map(({ path }) => path)
+    throw new CellarError('MACHINE_PACKAGES_FAILED', ['fetch packages', `apt left no ${basename(lost.path)}`])
   }
 
   // Of files of one package: the version that apt would fetch.
@@ -131,6 +143,13 @@ export async function unpackPackage(file: string, folder: string): Promise<void>
 /** The files of a package as a tar archive, the new file `archive`. */
 export async function unpackArchive(file: string, archive: string): Promise<void> {
   await run(`unpack "${file}"`, 'dpkg-deb', ['--fsys-tarfile', file], { output: archive })
+}
+
+// Whether a package is there as the lists have it.
+function isWhole({ path, size, hash }: { readonly path: string; readonly size: number; readonly hash: string }):
+boolean {
+  return statSync(path, { throwIfNoEntry: false })?.size === size &&
+    createHash('sha256').update(readFileSync(path)).digest('hex') === hash
 }
 
 async function knows(options: readonly string[], name: string): Promise<boolean> {

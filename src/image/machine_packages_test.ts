@@ -1,8 +1,9 @@
 // image/machine_packages_test.ts: packages, and what is in them: tools that fail or are missing, modules in order.
 
 import assert from 'node:assert/strict'
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { createHash } from 'node:crypto'
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { basename, join } from 'node:path'
 import { suite, test } from 'node:test'
 import { zstdCompressSync } from 'node:zlib'
 import { aliasesOf, dependenciesOf, modulesOf, readModinfo } from './machine_modules.ts'
@@ -90,6 +91,47 @@ suite('machine_packages', () => {
           { code: 'MACHINE_PACKAGES_FAILED', message: /no name of a package/ })
       }
     })
+  })
+
+  test('packages are all named the second time, too, and none of another time; a damaged one is fetched anew', async () => {
+    using at = folder()
+    const hash = (text: string): string => createHash('sha256').update(text).digest('hex')
+    const line = (name: string): string =>
+      `[ -e "$archives/${name}_1_amd64.deb" ] || echo "'http://x/${name}' ${name}_1_amd64.deb ${name.length} ` +
+      `SHA256:${hash(name)}";`
+    const fetched = (name: string): string =>
+      `[ -e "$archives/${name}_1_amd64.deb" ] || printf ${name} >"$archives/${name}_1_amd64.deb";`
+    // As apt does it: neither names nor fetches what it has, and `lib` is all that `tool` needs.
+    const tools = { 'apt-cache': 'echo Package: x', 'apt-get': `
+      for word in "$@"; do
+        case "$word" in
+          Dir::Cache=*) archives="\${archives:-\${word#*=}/archives}" ;;
+          Dir::Cache::archives=*) archives="\${word#*=}" ;;
+          --print-uris) print=1 ;; lib | tool | other) name="$word" ;;
+        esac
+      done
+      echo "$print" >>"${at.path}/calls"
+      if [ "$print" = 1 ]; then
+        case "$name" in other) ${line('other')} ;; *) ${line('lib')} ${line('tool')} esac
+      else
+        case "$name" in other) ${fetched('other')} ;; *) ${fetched('lib')} ${fetched('tool')} esac
+      fi` }
+    await withTools(at.path, tools, async () => {
+      const packages = await openPackages({ folder: at.path, say: () => {} }, 'x')
+      const names = async (name: string): Promise<string[]> =>
+        (await packages.fetchAll([name])).map((path) => `${basename(path)}:${readFileSync(path, 'utf8')}`)
+      const wanted = ['lib_1_amd64.deb:lib', 'tool_1_amd64.deb:tool']
+      assert.deepEqual(await names('other'), ['other_1_amd64.deb:other'])
+      assert.deepEqual(await names('tool'), wanted)
+      assert.deepEqual(await names('tool'), wanted, 'with everything cached')
+      const archives = join(at.path, 'cache/archives')
+      rmSync(join(archives, 'lib_1_amd64.deb'))
+      assert.deepEqual(await names('tool'), wanted, 'with one of two cached')
+      writeFileSync(join(archives, 'tool_1_amd64.deb'), 'evil')
+      assert.deepEqual(await names('tool'), wanted, 'with one that was changed')
+    })
+    const calls = readFileSync(join(at.path, 'calls'), 'utf8').split('\n').filter((one) => one === '').length - 1
+    assert.equal(calls, 4, 'nothing is fetched when all is there')
   })
 
   test('a tool whose input fails is ended, and that is told', async () => {

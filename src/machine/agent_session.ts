@@ -29,6 +29,7 @@ export type SessionLine = {
 /** What waits in smaller pieces than that is put together, up to so many bytes: a piece costs far more than a byte. */
 const SMALL_BYTES = 1024
 const TOGETHER_BYTES_MAX = 16 * 1024
+const TAKEN_MAX = 1024
 /** Bytes of input in one frame: others' frames come between. */
 const PIECE_BYTES_MAX = 32 * 1024
 
@@ -38,6 +39,8 @@ export class AgentSession {
   readonly #settle: (end: AgentEnd) => void
   readonly #line: SessionLine
   #pieces: AgentPiece[] = []
+  /** How many of these, from the front, were read: they go together, as taking one off a long list moves all. */
+  #taken = 0
   /** The last piece, if it is one of those put together. */
   #together: Buffer | undefined
   /** What the agent may still send, and what was read and isn't granted anew yet. */
@@ -97,6 +100,7 @@ export class AgentSession {
   close(): void {
     if (!this.#isOver) this.#line.close()
     this.#pieces = []
+    this.#taken = 0
     this.over({ kind: 'lost' })
   }
 
@@ -162,8 +166,7 @@ export class AgentSession {
     while (this.#pieces.length === 0 && !this.#hasAll) {
       await new Promise<void>((wake) => { this.#wakeReader = wake })
     }
-    const piece = this.#pieces.shift()
-    if (this.#pieces.length === 0) this.#together = undefined
+    const piece = this.#take()
     if (piece === undefined) return { done: true, value: undefined }
     this.#read += piece.bytes.length
     if (this.#read >= OUTPUT_WINDOW_BYTES / 4 && !this.#isOver) {
@@ -172,6 +175,18 @@ export class AgentSession {
       this.#read = 0
     }
     return { done: false, value: piece }
+  }
+
+  #take(): AgentPiece | undefined {
+    const piece = this.#pieces[this.#taken]
+    if (piece === undefined) return undefined
+    this.#taken++
+    if (this.#taken === this.#pieces.length) this.#together = undefined
+    if (this.#taken === this.#pieces.length || this.#taken === TAKEN_MAX) {
+      this.#pieces.splice(0, this.#taken)
+      this.#taken = 0
+    }
+    return piece
   }
 
   #stopReading(): IteratorResult<AgentPiece> {

@@ -45,6 +45,17 @@ test('what comes on two channels stays in its order, and large pieces are passed
   assert.deepEqual(runs, ['abc', 'de', `f${large.toString()}g`])
 })
 
+test('bytes that come one by one on two channels in turn cost time in proportion to their number', async () => {
+  const one = session()
+  for (let i = 0; i < OUTPUT_WINDOW_BYTES; i++) one.came(1 + i % 2, Buffer.from([97 + i % 26]))
+  const begun = performance.now()
+  const pieces = await read(one)
+  const ms = performance.now() - begun
+  assert.equal(pieces.length, OUTPUT_WINDOW_BYTES)
+  assert.ok(pieces.every(({ channel, text }, i) => channel === 1 + i % 2 && text.charCodeAt(0) === 97 + i % 26))
+  assert.ok(ms < 15_000, `${ms} ms`)
+})
+
 test('a reader that has taken what was there gets what comes next', async () => {
   const one = session()
   const output = one.output[Symbol.asyncIterator]()

@@ -178,3 +178,58 @@ test('a machine of pages that are not its own, or without a generation as ours a
     assert.throws(() => decodeSnapshot(bytes, 'it'), { code: 'SNAPSHOT_DAMAGED', message: why })
   }
 })
+
+test("what of a machine's snapshot is cut off, or a length that is not true, is refused", () => {
+  const bytes = encodeSnapshot(metaOf({ kind: 'machine' }), MACHINE, CHUNKS)
+  const body = bytes.subarray(0, -32)
+  for (let length = 0; length < body.length; length++) {
+    assert.throws(() => decodeSnapshot(bytes.subarray(0, length), 'it'), { code: 'SNAPSHOT_DAMAGED' })
+    assert.throws(() => decodeSnapshot(sealed(body.subarray(0, length)), 'it'), { code: 'SNAPSHOT_DAMAGED' })
+  }
+  assert.throws(() => decodeSnapshot(sealed(Buffer.concat([body, Buffer.of(0)])), 'it'), { code: 'SNAPSHOT_DAMAGED' })
+  const before = process.memoryUsage().arrayBuffers
+  for (let at = HEAD_BYTES; at < body.length - 4; at++) {
+    const lying = Buffer.from(body)
+    lying.writeUInt32LE(0x00ff_ffff, at)
+    try {
+      decodeSnapshot(sealed(lying), 'it')
+    } catch (error) {
+      assert.equal((error as { code?: string }).code, 'SNAPSHOT_DAMAGED', String(error))
+    }
+  }
+  assert.ok(process.memoryUsage().arrayBuffers - before < 256 * 2 ** 20)
+})
+
+test('a machine has one snapshot, whose sections ascend and have names that differ', () => {
+  const { machine } = MACHINE
+  const [one, other] = [machine.sections[0]!, machine.sections[1]!]
+  const meta = metaOf({ kind: 'machine' })
+  const of = (sections: readonly typeof one[]): Buffer =>
+    encodeSnapshot(meta, { ...MACHINE, machine: { ...machine, sections } }, CHUNKS)
+  assert.deepEqual(of([other, one]), of([one, other]))
+  assert.throws(() => decodeSnapshot(of([one, { ...other, name: one.name }]), 'it'), { code: 'SNAPSHOT_DAMAGED' })
+})
+
+test('a value that no machine may have is not written', () => {
+  const { machine } = MACHINE
+  const cases: Partial<BareMachine['machine']>[] = [
+    { vcpus: 33 }, { engine: 'xen' as 'kvm' }, { ramBytes: -1 }, { ramBytes: 2 ** 54 },
+    { disks: Array.from({ length: 9 }, (_, i) => ({ name: `disk${i}`, sizeBytes: 0 })) },
+    { sections: [{ name: 'x'.repeat(65), bytes: new Uint8Array() }] },
+  ]
+  for (const more of cases) {
+    const state = { ...MACHINE, machine: { ...machine, ...more } }
+    assert.throws(() => encodeSnapshot(metaOf({ kind: 'machine' }), state, []), Malformed, Object.keys(more).join())
+  }
+})
+
+// As above: made once, read for ever.
+test("a machine's snapshot that version 1 has written is read for ever", () => {
+  const golden = new URL('../../tests/golden/snapshots/v1_machine.snapshot', import.meta.url).pathname
+  const meta = metaOf({ kind: 'machine', labels: { why: 'golden' } })
+  if (process.env.BLESS === '1' && !existsSync(golden)) writeFileSync(golden, encodeSnapshot(meta, MACHINE, CHUNKS))
+  const bytes = readFileSync(golden)
+  const { chunks, ...read } = decodeSnapshot(bytes, 'it')
+  assert.deepEqual([read.meta, read.state, chunks], [meta, MACHINE, CHUNKS])
+  assert.deepEqual(encodeSnapshot(meta, MACHINE, CHUNKS), bytes)
+})

@@ -47,8 +47,8 @@ export function makeRam(sizeBytes: number): number {
 }
 
 /**
- * Nobody changes what is in it, or how much that is, any more: it can be given to several who don't trust each other, to
- * be mapped privately. False if that can't be, as somebody has mapped it to write, or if its size isn't `sizeBytes`.
+ * Nobody changes what is in it, or how much that is, any more: it can be given to several who don't trust each other,
+ * to be mapped privately. False if that can't be, as somebody has mapped it to write, or if its size isn't `sizeBytes`.
  */
 export function sealRam(fd: number, sizeBytes: number): boolean {
   return answer(native.fcntl(fd, F_ADD_SEALS, SEALS)) >= 0 && fstatSync(fd).size === sizeBytes

@@ -13,7 +13,7 @@ import { cellar } from '../support.ts'
 import { findPackages } from './nested_packages.ts'
 
 /** Enough for the Debian guest: more would only make snapshots larger. */
-export const MEMORY = '128MiB'
+const MEMORY = '128MiB'
 
 const IMAGE_MS_MAX = 240_000
 /** A guest under emulation, on a busy machine. */
@@ -65,9 +65,11 @@ export async function sh(host: TestHost, name: string, line: string, stdin?: str
 }
 
 /** What the guest knows of itself. */
-export async function metadata(host: TestHost, name: string): Promise<{ name: string; generation: string; engine: string }> {
-  return JSON.parse(await sh(host, name, 'cellar-agent metadata')) as { name: string; generation: string; engine: string }
+export async function metadata(host: TestHost, name: string): Promise<Metadata> {
+  return JSON.parse(await sh(host, name, 'cellar-agent metadata')) as Metadata
 }
+
+type Metadata = { readonly name: string; readonly generation: string; readonly engine: string }
 
 /** The guest, once it has been started anew: after `restarts` restarts, and running. */
 export async function startedAgain(host: TestHost, name: string, restarts: number): Promise<Seen> {

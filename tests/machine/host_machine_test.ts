@@ -16,7 +16,8 @@ import { freePort, startCommand, CELLAR } from '../support.ts'
 import { answers, boot, debianImage, giveImage, metadata, missing, sh, startedAgain } from './host_guests.ts'
 
 /** An address of this machine that others reach, and a name that leads there. */
-const address = Object.values(networkInterfaces()).flat().find((one) => one?.family === 'IPv4' && !one.internal)?.address
+const address = Object.values(networkInterfaces()).flat()
+  .find((one) => one?.family === 'IPv4' && !one.internal)?.address
 
 describe('machines of a host', { skip: missing ?? false }, () => {
   let host: TestHost
@@ -103,7 +104,7 @@ describe('machines of a host', { skip: missing ?? false }, () => {
     }
   })
 
-  test('what a machine writes to its console is in its log, and is replayed to who attaches; input comes back', async () => {
+  test('what a machine writes to its console is logged, and replayed to who attaches; input comes back', async () => {
     await sh(host, 'vm', 'echo from-the-guest > /dev/console')
     await eventually('it is in the log', async () => /from-the-guest/.test(await host.ok(['logs', 'vm'])))
     using attached = startCommand([CELLAR, 'attach', 'vm'], { stdin: 'open',
@@ -123,7 +124,8 @@ describe('machines of a host', { skip: missing ?? false }, () => {
   })
 
   test('resize leaves the guest less memory, then all of it', async () => {
-    const free = async (): Promise<number> => Number(/MemFree: +(\d+)/.exec(await sh(host, 'vm', 'cat /proc/meminfo'))![1])
+    const free = async (): Promise<number> =>
+      Number(/MemFree: +(\d+)/.exec(await sh(host, 'vm', 'cat /proc/meminfo'))![1])
     const before = await free()
     await host.ok(['resize', 'vm', '96MiB'])
     await eventually('the balloon has it', async () => await free() < before - 20_000)
@@ -152,7 +154,7 @@ describe('machines of a host', { skip: missing ?? false }, () => {
     }
   })
 
-  test('a snapshot changes nothing of its guest, and is not restored beside it while both would write one disk', async () => {
+  test('a snapshot changes nothing of its guest, and is not restored beside it to write the same disk', async () => {
     await sh(host, 'vm', 'head -c 16 /dev/urandom | od -An -tx1 > /tmp/nonce')
     const nonce = await sh(host, 'vm', 'cat /tmp/nonce')
     const first = await metadata(host, 'vm')
@@ -242,7 +244,7 @@ describe('machines of a host', { skip: missing ?? false }, () => {
     await host.ok(['rm', '--force', 'heir'])
   })
 
-  test('a fork has copies that run on from there, each with a name, an address and a generation of its own', async () => {
+  test('a fork has copies that run on, each with a name, an address and a generation of its own', async () => {
     await boot(host, 'parent')
     await sh(host, 'parent', 'echo before > /tmp/nonce')
     const names = ['parent', 'parent-1', 'parent-2']
@@ -278,6 +280,7 @@ describe('machines of a host', { skip: missing ?? false }, () => {
     await using other = await startHost()
     await giveImage(other, image)
     await host.ok(['migrate', 'second', '--to', `unix:${join(other.state, 'host.sock')}`], { timeoutMs: 120_000 })
+    await inPhase(other, 'second', 'running')
     assert.equal(await sh(other, 'second', 'cat /tmp/nonce'), nonce)
     assert.equal((await metadata(other, 'second')).generation, second.generation, 'it is the same machine')
     assert.deepEqual((await host.ok(['ps', '-aq'])).split('\n').includes('second'), false)
