@@ -15,6 +15,8 @@ test('kickThread brings a thread back from a call that would last a minute', { s
     const { workerData, parentPort } = require('node:worker_threads')
     Promise.all(workerData.map((module) => import(module))).then(([{ threadId }, { bind }]) => {
       const { usleep } = bind({ usleep: { arguments: ['uint32'], return: 'int32' } })
+      // It stays when it has been woken.
+      parentPort.on('message', () => {})
       parentPort.postMessage(threadId())
       parentPort.postMessage(usleep(60_000_000))
     })`, { eval: true, workerData: ['./threads.ts', './libc.ts'].map((path) => new URL(path, import.meta.url).href) })
