@@ -23,11 +23,11 @@ import type { SnapshotRequest, SnapshotTimes } from './machine_snapshot.ts'
 import type { Figure } from './main.ts'
 
 const NODE = 'node --disable-warning=ExperimentalWarning --max-inlined-bytecode-size-cumulative=2500'
+const BARE_NODE = 'console.log(`[${process.memoryUsage.rss()}]`)'
 const RUN_MS_MAX = 400_000
 const MIB = 2 ** 20
 const ROUNDS = { boot: 3, devices: 2, memory: 1, snapshot: 1 }
-const NET_BYTES = 6 * MIB
-const NET_ROUNDS = 150
+const NET_MS = 1000
 const WARM_MS = 4000
 
 const of = (all: readonly Measured[], side: Side, value: (one: Measured) => number): number =>
@@ -39,35 +39,36 @@ const least = (all: readonly Measured[], side: Side): number =>
 /** A line of a boot: what our VMM was left for, beside KVM's own counters of both. */
 type Exits = Figure & { readonly reasons: object; readonly baselineReasons: object }
 
-export async function measure(): Promise<Figure[]> {
+export async function* measure(): AsyncGenerator<Figure> {
   const found = await findKvm('bench')
+  if (found.skip !== false) return say(found.skip)
   const folder = mkdtempSync(join(tmpdir(), 'cellar-bench-machine-'))
   try {
-    if (found.skip !== false) return none(found.skip)
     await using place = found.open()
     const tools = makeTools(place, folder)
-    if (typeof tools === 'string') return none(tools)
-    process.stderr.write(`bench: machines run ${place.way}\n`)
-    const words = `do=devices bytes=${NET_BYTES} rounds=${NET_ROUNDS} warm=${WARM_MS}`
+    if (typeof tools === 'string') return say(tools)
+    say(place.way)
+    const words = `do=devices net=${NET_MS} warm=${WARM_MS}`
     const parts = [
-      async () => bootFigures(await run(place, 'boot', { tools, rounds: ROUNDS.boot })),
+      async () => bootFigures(await run(place, 'boot', { tools, rounds: ROUNDS.boot }),
+        (await lineOf<number[]>(place, ['-e', BARE_NODE], tools, true))[0]!),
       async () => deviceFigures(await run(place, 'devices', { tools, rounds: ROUNDS.devices, words })),
       () => paging(place, tools), () => snapshots(place, tools),
     ]
-    const figures: Figure[] = []
     for (const part of parts) {
       // A busy machine may be too slow for one: the others count all the same.
-      figures.push(...await part().catch((error: Error) => none(error.message)))
+      yield* await part().catch((error: Error) => {
+        say(error.message)
+        return []
+      })
     }
-    return figures
   } finally {
     rmSync(folder, { recursive: true })
   }
 }
 
-function none(why: string): Figure[] {
-  process.stderr.write(`bench: machines: no figures: ${why}\n`)
-  return []
+function say(what: string): void {
+  process.stderr.write(`bench: machines: ${what}\n`)
 }
 
 /** The last line of what a program says there. */
@@ -84,7 +85,7 @@ async function run(place: KvmPlace, what: string, request: PlaceRequest, npt = t
   return await lineOf(place, ['bench/machine_place.ts', what, JSON.stringify(request)], request.tools, npt)
 }
 
-function bootFigures(all: readonly Measured[]): (Figure | Exits)[] {
+function bootFigures(all: readonly Measured[], bareBytes: number): (Figure | Exits)[] {
   const qemu = { baseline: of(all, 'qemu', ({ bootMs }) => bootMs),
     baselineOf: 'qemu-system-x86_64 -M microvm -accel kvm, from the start of its process' }
   const ms = 'ms, p50'
@@ -106,6 +107,8 @@ function bootFigures(all: readonly Measured[]): (Figure | Exits)[] {
       baselineReasons: theirs!.kernelExits },
     { name: 'machine.memory', value: of(all, 'ours', ({ vmmBytes }) => vmmBytes) / MIB, unit: 'MiB beside RAM',
       baseline: of(all, 'qemu', ({ vmmBytes }) => vmmBytes) / MIB, baselineOf: resident },
+    { name: 'machine.memory.node', value: of(all, 'ours', ({ vmmBytes }) => vmmBytes) / MIB, unit: 'MiB beside RAM',
+      baseline: bareBytes / MIB, baselineOf: 'a bare Node, resident' },
     { name: 'machine.memory.private', value: of(all, 'ours', ({ privateBytes }) => privateBytes) / MIB,
       unit: 'MiB beside RAM that no other process shares', baselineOf: "QEMU's",
       baseline: of(all, 'qemu', ({ privateBytes }) => privateBytes) / MIB },
@@ -131,7 +134,7 @@ async function paging(place: KvmPlace, tools: Tools): Promise<Figure[]> {
   const words = 'do=memory'
   const on = await run(place, 'memory', { tools, rounds: ROUNDS.memory, words })
   const off = await run(place, 'memory', { tools, rounds: ROUNDS.memory, words }, false).catch((error: Error) => {
-    process.stderr.write(`bench: nested paging stays on: ${error.message}\n`)
+    say(`nested paging stays on: ${error.message}`)
     return undefined
   })
   if (off === undefined || !place.way.includes('nested')) return []
@@ -153,7 +156,7 @@ async function snapshots(place: KvmPlace, tools: Tools): Promise<Figure[]> {
   const here = spawnSync(process.execPath,
     [...process.execArgv, tools.snapshot, JSON.stringify({ ...request, engine: 'qemu' })], { encoding: 'utf8',
       timeout: RUN_MS_MAX })
-  if (here.status !== 0) process.stderr.write(`bench: no snapshots under QEMU: ${here.stderr}\n`)
+  if (here.status !== 0) say(`no snapshots under QEMU: ${here.stderr}`)
   const qemu = here.status === 0 ? JSON.parse(here.stdout.trimEnd().split('\n').at(-1)!) as SnapshotTimes[] : []
   return [...snapshotFigures('kvm', kvm), ...snapshotFigures('qemu', qemu)]
 }

@@ -1,7 +1,7 @@
 /* bench/machine_guest.c: what bench/machine.ts lets a guest do, and time by its own clock.
  *
  *   disk DEVICE BYTES DEPTH random|sequential MS      requests past the page cache, DEPTH of them under way
- *   net ADDRESS PORT up|down|round AMOUNT [AGAIN]     TCP: bytes one way, or single bytes there and back
+ *   net ADDRESS PORT up|down|round MS [NAME]          TCP: bytes one way, or single bytes there and back
  *   serve PORT                                        the other side of `net`, on the host
  *   memory MIB                                        first touches, touches at random, forks
  *   ticks MIB                                         fills so much, then changes 1 MiB of it and says a number, every 2 ms
@@ -107,29 +107,32 @@ static int disk(char **argv) {
 
 static char piece[PIECE];
 
-static void put(int fd, uint64_t bytes) {
-  while (bytes > 0) {
-    ssize_t n = write(fd, piece, bytes < PIECE ? bytes : PIECE);
-    if (n <= 0) fail("write");
-    bytes -= (uint64_t)n;
+/* Writes until then: how many bytes. */
+static uint64_t put(int fd, uint64_t end) {
+  uint64_t sent = 0;
+  while (now() < end) {
+    ssize_t n = write(fd, piece, PIECE);
+    if (n <= 0) break;
+    sent += (uint64_t)n;
   }
+  shutdown(fd, SHUT_WR);
+  return sent;
 }
 
-static uint64_t take(int fd, uint64_t bytes) {
+static uint64_t take(int fd) {
   uint64_t taken = 0;
-  while (taken < bytes) {
+  for (;;) {
     ssize_t n = read(fd, piece, PIECE);
     if (n < 0) fail("read");
-    if (n == 0) break;
+    if (n == 0) return taken;
     taken += (uint64_t)n;
   }
-  return taken;
 }
 
 static int net(int argc, char **argv) {
   struct sockaddr_in to = { .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(argv[1])) };
   inet_pton(AF_INET, argv[0], &to.sin_addr);
-  uint64_t amount = strtoull(argv[3], 0, 10);
+  uint64_t ms = strtoull(argv[3], 0, 10), count = 0;
   int fd = -1, yes = 1;
   for (int tries = 0; tries < 50; tries++) {
     fd = socket(AF_INET, SOCK_STREAM, 0);
@@ -141,42 +144,38 @@ static int net(int argc, char **argv) {
   if (fd < 0) fail("connect");
   setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &yes, sizeof yes);
   char head[16] = { argv[2][0] };
-  memcpy(head + 8, &amount, 8);
-  if (write(fd, head, 16) != 16 || take(fd, 1) != 1) fail("greeting");
-  uint64_t begun = now();
+  memcpy(head + 8, &ms, 8);
+  if (write(fd, head, 16) != 16 || read(fd, piece, 1) != 1) fail("greeting");
+  uint64_t begun = now(), end = begun + ms * 1000000;
   if (argv[2][0] == 'u') {
-    put(fd, amount);
-    if (take(fd, 1) != 1) fail("end");
+    count = put(fd, end);
+    /* The other side closes when it has all. */
+    take(fd);
   } else if (argv[2][0] == 'd') {
-    if (write(fd, "g", 1) != 1 || take(fd, amount) != amount) fail("down");
+    if (write(fd, "g", 1) != 1) fail("down");
+    count = take(fd);
   } else {
-    for (uint64_t i = 0; i < amount; i++) if (write(fd, "x", 1) != 1 || read(fd, piece, 1) != 1) fail("round");
+    for (; now() < end; count++) if (write(fd, "x", 1) != 1 || read(fd, piece, 1) != 1) fail("round");
   }
   char name[64];
   snprintf(name, sizeof name, "net-%s%s", argv[2], argc > 4 ? argv[4] : "");
-  say(name, amount, now() - begun);
+  say(name, count, now() - begun);
   return 0;
 }
 
 static void answer(int fd) {
   char head[16];
-  uint64_t amount;
+  uint64_t ms;
   for (size_t got = 0; got < 16;) {
     ssize_t n = read(fd, head + got, 16 - got);
     if (n <= 0) return;
     got += (size_t)n;
   }
-  memcpy(&amount, head + 8, 8);
+  memcpy(&ms, head + 8, 8);
   if (write(fd, "h", 1) != 1) return;
-  if (head[0] == 'u') {
-    if (take(fd, amount) == amount) put(fd, 1);
-  } else if (head[0] == 'd') {
-    if (take(fd, 1) == 1) put(fd, amount);
-  } else {
-    while (amount-- > 0) if (read(fd, piece, 1) != 1 || write(fd, "y", 1) != 1) return;
-  }
-  shutdown(fd, SHUT_WR);
-  take(fd, 1);
+  if (head[0] == 'u') take(fd);
+  else if (head[0] == 'd' && read(fd, piece, 1) == 1) put(fd, now() + ms * 1000000);
+  else while (read(fd, piece, 1) == 1 && write(fd, "y", 1) == 1) { /* Until it has gone. */ }
 }
 
 static int serve(char **argv) {

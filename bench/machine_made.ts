@@ -45,9 +45,9 @@ devices)
   for way in "10.99.1.1 tap" "10.88.0.1 gateway"; do
     set -- $way
     for round in 1 2; do
-      guest net $1 7000 up $bytes -$2
-      guest net $1 7000 down $bytes -$2
-      guest net $1 7000 round $rounds -$2
+      guest net $1 7000 up $net -$2
+      guest net $1 7000 down $net -$2
+      guest net $1 7000 round $net -$2
     done
   done ;;
 memory) guest memory 96 ;;

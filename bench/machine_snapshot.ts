@@ -12,7 +12,9 @@ import { join } from 'node:path'
 import { setTimeout as sleep } from 'node:timers/promises'
 import type { Engine, EngineOptions, Sections } from '../src/machine/engine.ts'
 import { KvmEngine } from '../src/machine/kvm_engine.ts'
-import { copyRam, putPages, takePages } from '../src/machine/pages.ts'
+import {
+  copyRam, copyWritten, copyWrittenRam, heldCopy, putPages, takePages, type PageSource,
+} from '../src/machine/pages.ts'
 import type { MachineState } from '../src/machine/state.ts'
 import { QemuEngine } from '../src/qemu/qemu_engine.ts'
 import type { SnapshotMeta } from '../src/snapshot/format.ts'
@@ -46,7 +48,7 @@ function machine(request: SnapshotRequest, more: Partial<EngineOptions> & { read
       boot: { kernel: request.kernel, initrd: request.initrd, commandLine: 'console=ttyS0 quiet panic=-1 do=ticks' } },
     isRamPrivate: false,
     events: {
-      console: () => heard?.(performance.now()), agent: (stream) => void stream.destroy(),
+      console: () => heard?.(now()), agent: (stream) => void stream.destroy(),
       ended: ({ kind, reason }) => { throw new Error(`the machine ended: ${kind}, ${reason}`) }, say: () => {},
     }, ...more,
   }
@@ -61,11 +63,33 @@ function machine(request: SnapshotRequest, more: Partial<EngineOptions> & { read
     } }
 }
 
-async function stateOf({ engine, ramFd }: Machine, kind: 'kvm' | 'qemu'): Promise<MachineState> {
-  const sections = [...await engine.save()].map(([name, bytes]) => ({ name, bytes: Uint8Array.from(bytes) }))
+/** A machine that stands still since `begun`. */
+type Stopped = { readonly begun: number; readonly sections: Sections; readonly ram: PageSource }
+
+const now = (): number => performance.timeOrigin + performance.now()
+
+// Its RAM is copied while it runs, and then what was written meanwhile, where its engine knows that.
+async function stop({ engine, ramFd }: Machine): Promise<Stopped> {
+  let begun = now()
+  await engine.pause()
+  const source = { fd: ramFd, sizeBytes: RAM_BYTES, mapped: engine.ram }
+  let ram: PageSource | undefined
+  if (engine.watchWrites()) {
+    await engine.resume()
+    ram = heldCopy(source)
+    begun = now()
+    await engine.pause()
+  }
+  const sections = await engine.save()
+  return { begun, sections,
+    ram: ram === undefined ? heldCopy(source) : copyWritten(source, engine.takeWritten(), ram) }
+}
+
+function stateOf({ sections, ram }: Stopped, kind: 'kvm' | 'qemu'): MachineState {
+  const named = [...sections].map(([name, bytes]) => ({ name, bytes: Uint8Array.from(bytes) }))
     .sort((a, b) => a.name < b.name ? -1 : 1)
-  return { memory: takePages([{ fd: ramFd, sizeBytes: RAM_BYTES, mapped: engine.ram }]),
-    machine: { engine: kind, vcpus: 1, ramBytes: RAM_BYTES, sections, disks: [], generation: '00'.repeat(16) } }
+  return { memory: takePages([ram]), machine: { engine: kind, vcpus: 1, ramBytes: RAM_BYTES, sections: named,
+    disks: [], generation: '00'.repeat(16) } }
 }
 
 const sectionsOf = ({ machine: { sections } }: MachineState): Sections =>
@@ -83,64 +107,68 @@ async function goOn(request: SnapshotRequest, state: MachineState): Promise<{ at
 
 async function saved(request: SnapshotRequest, one: Machine, folder: string): Promise<SnapshotTimes> {
   const store = new SnapshotStore(folder)
-  const begun = performance.now()
-  await one.engine.pause()
-  const state = await stateOf(one, request.engine)
+  const begun = now()
+  const stopped = await stop(one)
   await one.engine.resume()
-  const stopped = performance.now()
+  const resumed = now()
+  const state = stateOf(stopped, request.engine)
   const { digest } = await store.write(META, state, { durable: false })
-  const written = performance.now()
+  const written = now()
   const read = await new SnapshotStore(folder).readMachine(digest, { module: META.module })
-  const hasRead = performance.now()
+  const hasRead = now()
   const { at, one: other } = await goOn(request, read.state)
   await other.close()
-  return { stopped: stopped - begun, write: written - stopped, read: hasRead - written, restore: at - hasRead,
-    all: at - begun, mib: state.memory.present.length / 16 }
+  return { all: at - begun, stopped: resumed - stopped.begun, write: written - resumed, read: hasRead - written,
+    restore: at - hasRead, mib: state.memory.present.length / 16 }
 }
 
 async function forked(request: SnapshotRequest, one: Machine): Promise<SnapshotTimes> {
-  const begun = performance.now()
+  const { engine } = one
   const ramFd = makeRam(RAM_BYTES)
-  await one.engine.pause()
-  const sections = await one.engine.save()
-  copyRam({ fd: one.ramFd, sizeBytes: RAM_BYTES, mapped: one.engine.ram }, ramFd)
-  await one.engine.resume()
-  const stopped = performance.now()
+  const begun = now()
+  await engine.pause()
+  const source = { fd: one.ramFd, sizeBytes: RAM_BYTES, mapped: engine.ram }
+  const isWatched = engine.watchWrites()
+  let stopped = begun
+  if (isWatched) {
+    await engine.resume()
+    copyRam(source, ramFd)
+    stopped = now()
+    await engine.pause()
+  }
+  const sections = await engine.save()
+  if (isWatched) copyWrittenRam(source, engine.takeWritten(), ramFd)
+  else copyRam(source, ramFd)
+  await engine.resume()
+  const resumed = now()
   const child = machine(request, { ramFd, from: sections, isRamPrivate: true })
   const said = child.said()
   await child.engine.start()
   const at = await said
   await child.close()
-  return { forkStopped: stopped - begun, fork: at - begun }
+  return { fork: at - begun, forkStopped: resumed - stopped }
 }
 
-// The other process reads the first snapshot while the machine runs on, and what has changed since when it stands.
+// The other process reads earlier snapshots while the machine runs on, and what has changed since when it stands.
 async function moved(request: SnapshotRequest, one: Machine, folder: string): Promise<SnapshotTimes> {
   const store = new SnapshotStore(folder)
-  await one.engine.pause()
-  let state = await stateOf(one, request.engine)
+  const other = spawn(process.execPath, [...process.execArgv, process.argv[1]!, JSON.stringify({ ...request, folder })],
+    { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
+  let known: Known | undefined
+  for (let i = 0; i < 2; i++) {
+    const stopped = await stop(one)
+    await one.engine.resume()
+    const written = await store.write(META, stateOf(stopped, request.engine), { durable: false, known })
+    known = written.known
+    await answerOf(other, { digest: written.digest })
+  }
+  const stopped = await stop(one)
+  const copied = now()
+  const { digest } = await store.write(META, stateOf(stopped, request.engine), { durable: false, known })
+  const written = now()
+  const there = await answerOf(other, { digest, isLast: true })
   await one.engine.resume()
-  const first = await store.write(META, state, { durable: false })
-  let known: Known | undefined = first.known
-  const other = spawn(process.execPath, [...process.execArgv, process.argv[1]!,
-    JSON.stringify({ ...request, folder })], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
-  await answerOf(other, { digest: first.digest })
-  // What has changed while that was on its way.
-  await one.engine.pause()
-  state = await stateOf(one, request.engine)
-  await one.engine.resume()
-  const second = await store.write(META, state, { durable: false, known })
-  known = second.known
-  await answerOf(other, { digest: second.digest })
-  const begun = performance.timeOrigin + performance.now()
-  await one.engine.pause()
-  state = await stateOf(one, request.engine)
-  const copied = performance.timeOrigin + performance.now()
-  const last = await store.write(META, state, { durable: false, known })
-  const written = performance.timeOrigin + performance.now()
-  const there = await answerOf(other, { digest: last.digest, isLast: true })
-  await one.engine.resume()
-  return { downtime: there - begun, downtimeCopy: copied - begun, downtimeWrite: written - copied,
+  return { downtime: there - stopped.begun, downtimeCopy: copied - stopped.begun, downtimeWrite: written - copied,
     downtimeThere: there - written }
 }
 
@@ -161,7 +189,7 @@ function receive(request: SnapshotRequest, folder: string): void {
     before = known
     if (message.isLast !== true) return void tell(0)
     const { at, one } = await goOn(request, state)
-    tell(performance.timeOrigin + at)
+    tell(at)
     await one.close()
     process.exit(0)
   })())

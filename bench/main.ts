@@ -44,7 +44,8 @@ for (const name of wanted) {
 }
 for (const [name, load] of Object.entries(BENCHES)) {
   if (wanted.length > 0 && !wanted.includes(name)) continue
-  for (const figure of await (await load()).measure()) {
+  // One that takes minutes gives its figures one by one.
+  for await (const figure of await (await load()).measure()) {
     const { value, baseline } = figure
     const round = (x: number): number => Number(x.toPrecision(4))
     const rounded = { value: round(value), baseline: round(baseline), ratio: round(value / baseline) }

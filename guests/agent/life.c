@@ -33,7 +33,7 @@ static int64_t now_ms(int clock) {
 }
 
 static void write_file(const char *path, const char *text) {
-  int fd = open(path, O_WRONLY | O_CLOEXEC);
+  int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
   if (fd < 0) return;
   if (write(fd, text, strlen(text)) < 0) errno = 0;
   close(fd);
@@ -66,19 +66,27 @@ int life_wait(void) {
   return -1;
 }
 
-// Whether process 1 is a program that knows what to do, and no script of an initramfs.
-static bool has_init(void) {
+// What process 1 is: a script of an initramfs, that nobody can ask; an init with programs that speak to it; one that
+// takes signals as busybox's init does: itself, or our main.sh, whose shell is busybox, too.
+static enum { NO_INIT, INIT, BUSYBOX } first_process(void) {
   char line[256] = "";
   int fd = open("/proc/1/cmdline", O_RDONLY | O_CLOEXEC);
-  if (fd < 0 || getpid() == 1) return false;
+  if (fd < 0 || getpid() == 1) return NO_INIT;
   ssize_t got = read(fd, line, sizeof line - 1);
   close(fd);
-  if (got <= 0) return false;
+  if (got <= 0) return NO_INIT;
+  // Words end with a zero each; beyond what was read there are more.
+  const char *second = line + strlen(line) + 1, *end = line + sizeof line - 1;
+  const char *third = second < end ? second + strlen(second) + 1 : end;
   line[strcspn(line, " ")] = 0;
   char *slash = strrchr(line, '/'), *name = slash != NULL ? slash + 1 : line;
+  if (strcmp(name, "busybox") == 0) {
+    if (second < end && strcmp(second, "init") == 0) return BUSYBOX;
+    return third < end && strcmp(third, "/run/cellar/etc/main.sh") == 0 ? BUSYBOX : NO_INIT;
+  }
   size_t size = strlen(name);
   return strcmp(name, "systemd") == 0 || strcmp(name, "linuxrc") == 0 ||
-    (size >= 4 && strcmp(name + size - 4, "init") == 0);
+    (size >= 4 && strcmp(name + size - 4, "init") == 0) ? INIT : NO_INIT;
 }
 
 static bool run_program(const char *name) {
@@ -102,6 +110,19 @@ static bool run_program(const char *name) {
   return false;
 }
 
+// Asks process 1. Its programs may be another one's, of packages that brought theirs: busybox gets its signal from us.
+static bool ask_init(const char *word) {
+  int signal = stop_how == STOP_REBOOT ? SIGTERM : SIGUSR2;
+  switch (first_process()) {
+    case BUSYBOX:
+      // What down.sh reads, where the guest has it.
+      write_file("/run/cellar/stop", word);
+      return kill(1, signal) == 0;
+    case INIT: return run_program(word) || kill(1, signal) == 0;
+    default: return false;
+  }
+}
+
 int life_stop(int how) {
   if (how != STOP_POWEROFF && how != STOP_REBOOT) return EINVAL;
   const char *word = how == STOP_REBOOT ? "reboot" : "poweroff";
@@ -110,7 +131,7 @@ int life_stop(int how) {
   // Asked again, it isn't put off.
   if (force_at != 0) return 0;
   stop_how = how;
-  bool is_asked = has_init() && (run_program(word) || kill(1, how == STOP_REBOOT ? SIGTERM : SIGUSR2) == 0);
+  bool is_asked = ask_init(word);
   // A moment for the answer to leave.
   force_at = now_ms(CLOCK_MONOTONIC) + (is_asked ? FORCE_MS : 100);
   return 0;

@@ -8,6 +8,9 @@ b=/run/cellar/busybox
 # What DHCP tells goes through a link there, should it lead nowhere.
 [ -L /etc/resolv.conf ] && [ ! -e /etc/resolv.conf ] && rm -f /etc/resolv.conf
 PATH=/run/cellar/bin:$PATH $b sh /run/cellar/etc/network.sh wait
+$b acpid -c /run/cellar/etc/acpi -l /dev/null 2>/dev/null
+# At a prompt: names of packages' programs before busybox's.
+[ -e /run/cellar/etc/names.sh ] && export ENV=/run/cellar/etc/names.sh
 [ -x /run/cellar/etc/agent ] && { while :; do /run/cellar/etc/agent; $b sleep 1; done & }
 if [ ! -e /run/cellar/etc/entry.sh ]; then
   for init in /sbin/init /lib/systemd/systemd; do [ -x "$init" ] && exec "$init"; done
@@ -28,8 +31,5 @@ while [ -z "$off" ]; do
   kill -0 "$entry" 2>/dev/null || break
 done
 [ -z "$off" ] && echo "cellar: the program ended with status $status" >/dev/kmsg
-$b killall5 -15 2>/dev/null
-$b sleep 0.2
-$b sync
-$b umount -a -r 2>/dev/null
+$b sh /run/cellar/etc/down.sh
 $b ${off:-poweroff -f}

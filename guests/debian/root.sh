@@ -1,4 +1,4 @@
-#!/bin/sh
+#!/bin/busybox sh
 # guests/debian/root.sh: goes from the initramfs to a root file system on disks, as init's last act.
 #
 # The lower one is a disk that is never written: squashfs or ext4. Changes go to the upper one, ext4 on another disk, or
@@ -37,6 +37,7 @@ mount -t overlay -o lowerdir=/lower,upperdir=/upper/upper,workdir=/upper/work ro
   fail "the root file system can't be joined of $1 and ${2:-RAM}"
 
 mkdir -p /run/cellar /root.new/dev /root.new/proc /root.new/sys /root.new/run /root.new/tmp /root.new/etc
+rm -f /run/cellar/busybox
 cp /bin/busybox /run/cellar/busybox
 cp -a /etc/cellar /run/cellar/etc
 mkdir /run/cellar/bin

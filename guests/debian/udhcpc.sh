@@ -1,4 +1,4 @@
-#!/bin/sh
+#!/run/cellar/busybox sh
 # guests/debian/udhcpc.sh: puts to use what DHCP told: address, routes, name servers, MTU and the machine's name.
 # udhcpc calls it with 'deconfig', 'bound', 'renew', 'nak' or 'leasefail', and the lease in variables.
 case "$1" in
@@ -23,5 +23,6 @@ case "$1" in
       cat /run/resolv.conf.new >/etc/resolv.conf 2>/dev/null
     fi
     [ -n "$hostname" ] && hostname "$hostname"
+    : >/run/cellar/network
     ;;
 esac

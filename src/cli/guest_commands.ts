@@ -90,10 +90,11 @@ export const GUEST_COMMANDS: readonly Command[] = [
     words: [GUEST], load: async () => (await import('./logs.ts')).logs,
   },
   {
-    name: 'exec', group: 'Guests', summary: "Run a guest's image, or another, beside the guest, with its grants",
+    name: 'exec', group: 'Guests', summary: "Run a program in a machine; or a guest's image, or another, beside a cell",
     about: "ARGUMENTS are all of the program's arguments, its name first. The exit status is the program's own; " +
-      "125 is Cellar's error.",
-    examples: ['exec web', 'exec --image sqlite:3 -i db sqlite /data/app.db'],
+      "125 is Cellar's\nerror. Beside a cell it is an image, with the cell's grants; in a machine a program of it, run by " +
+      'its agent.',
+    examples: ['exec debian uname -a', 'exec web', 'exec --image sqlite:3 -i db sqlite /data/app.db'],
     flags: {
       image: { value: 'IMAGE', names: 'image', help: "The image to run (default: the guest's)" },
       env: { short: 'e', value: 'K=V', many: true, help: "Set an environment variable; K alone passes on one's own" },

@@ -28,7 +28,9 @@ const CLOSE_NORMAL = 1000
 /** `cellar exec`: the program's own exit status. */
 export async function exec({ client, words, flags }: Call): Promise<number> {
   const host = await client()
-  const [guest, ...args] = words
+  const [guest, ...given] = words
+  // As of other tools: what follows is the program's.
+  const args = given[0] === '--' ? given.slice(1) : given
   const env = (flags.env ?? []).flatMap((text) => {
     if (text.includes('=')) return [text]
     const own = process.env[text]

@@ -2,8 +2,8 @@
 //
 // busybox is one program that answers to some 270 names, each a link to it. Where packages have a program of such a
 // name, in whichever folder, that one is meant. Not so where only busybox's fits what else the guest has: its init, who
-// speaks to it, and who reads our lists of modules. busybox's shell knows the names by itself and looks at no folder for
-// them, so that at a prompt they are aliases of the packages' programs.
+// speaks to it, and who reads our lists of modules. busybox's shell knows the names by itself and looks at no folder
+// for them, so that at a prompt they are aliases of the packages' programs.
 
 /** Folders of programs, as PATH has them. */
 const FOLDERS: readonly string[] = ['usr/local/sbin', 'usr/local/bin', 'usr/sbin', 'usr/bin', 'sbin', 'bin']

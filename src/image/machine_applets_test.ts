@@ -14,7 +14,8 @@ import { folder, tar } from './test_support.ts'
 
 const LIST = 'bin/busybox\nbin/ls\nbin/sh\nsbin/init\nsbin/mke2fs\nsbin/modprobe\nusr/bin/awk\nusr/bin/env\n[\n'
 const APPLETS = appletsOf(LIST)
-const PACKAGES = tar({ name: 'sbin/mke2fs', content: Buffer.from('real') }, { name: 'sbin/mkfs.ext4', link: 'mke2fs' },
+const PACKAGES = tar({ name: 'sbin/mke2fs', content: Buffer.from('real') },
+  { name: 'sbin/mkfs.ext4', flag: '2', link: 'mke2fs' },
   { name: 'usr/bin/ls', content: Buffer.from('ls') }, { name: 'usr/sbin/modprobe', content: Buffer.from('kmod') },
   { name: 'etc/group', content: Buffer.from('theirs') }, { name: 'usr/lib64/ld.so', content: Buffer.from('x') })
 
@@ -25,7 +26,8 @@ async function initramfs(at: string): Promise<Map<string, string>> {
   const { add } = await addToInitramfs(await openLayers('x', [join(at, 'packages.tar')]))
   const { bytes } = makeInitramfs({ kernelFolder: at, version: '6.1', busybox: Buffer.from('box'), applets: APPLETS,
     more: add })
-  return new Map(readCpio(zstdDecompressSync(bytes)).map(({ name, content }) => [name, Buffer.from(content).toString()]))
+  return new Map(readCpio(zstdDecompressSync(bytes))
+    .map(({ name, content }) => [name, Buffer.from(content).toString()]))
 }
 
 suite('machine_applets', () => {
@@ -76,8 +78,8 @@ suite('machine_applets', () => {
 
   test("a root whose bin is a link gets busybox's names where it leads to", async () => {
     using at = folder()
-    writeFileSync(join(at.path, 'base.tar'), tar({ name: 'bin', link: 'usr/bin' },
-      { name: 'usr/bin/dash', content: Buffer.from('dash') }, { name: 'usr/bin/sh', link: 'dash' }))
+    writeFileSync(join(at.path, 'base.tar'), tar({ name: 'bin', flag: '2', link: 'usr/bin' },
+      { name: 'usr/bin/dash', content: Buffer.from('dash') }, { name: 'usr/bin/sh', flag: '2', link: 'dash' }))
     const layers = await withBusybox([join(at.path, 'base.tar')], APPLETS, at.path)
     const links = new Map<string, string>()
     for await (const { path, kind, link } of layers.entries()) if (kind === 'link') links.set(path, link)

@@ -7,11 +7,12 @@
 import { readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import type { BlobStore } from './blob_store.ts'
-import { appletsOf, kernelVersionOf, makeInitramfs } from './machine_initramfs.ts'
+import { appletsOf } from './machine_applets.ts'
+import { kernelVersionOf, makeInitramfs } from './machine_initramfs.ts'
 import { makeMachineImage, putBytes, putPart } from './machine_image.ts'
-import { openLayers, type Layers } from './machine_layers.ts'
+import { openLayers } from './machine_layers.ts'
 import { openPackages, unpackArchive, unpackPackage, type Packages, type PackageSource } from './machine_packages.ts'
-import { addToInitramfs, rootDisks } from './machine_rootfs.ts'
+import { addToInitramfs, rootDisks, withBusybox } from './machine_rootfs.ts'
 import { runTool } from './machine_tools.ts'
 
 const KERNEL_PACKAGE = 'linux-image-cloud-amd64'
@@ -35,13 +36,15 @@ export async function makeDebian(store: BlobStore, options: DebianOptions): Prom
   const { source, packages, diskBytes, scratch } = options
   const apt = await openPackages(source, KERNEL_PACKAGE)
   const { kernel, ...parts } = await kernelAndTools(apt, scratch)
-  const layers = packages.length === 0 ? undefined : await layersOf(await apt.fetchAll(packages), scratch)
+  const archives = packages.length === 0 ? [] : await archivesOf(await apt.fetchAll(packages), scratch)
   source.say('packing the first root file system')
-  const onDisk = diskBytes !== undefined && layers !== undefined
-  const added = layers === undefined || onDisk ? undefined : await addToInitramfs(layers)
-  const { bytes, agent } = makeInitramfs({ ...parts, more: added?.add })
-  if (onDisk) source.say('packing the root file system')
-  const disks = onDisk ? await rootDisks(store, layers, { upperBytes: diskBytes, scratch }) : undefined
+  const root = diskBytes === undefined || archives.length === 0 ? undefined
+    : await withBusybox(archives, parts.applets, scratch)
+  const added = root === undefined && archives.length > 0 ? await addToInitramfs(await openLayers('debian', archives))
+    : undefined
+  const { bytes, agent } = makeInitramfs({ ...parts, more: added?.add, root: root && ((path) => root.has(path)) })
+  if (root !== undefined) source.say('packing the root file system')
+  const disks = root && await rootDisks(store, root, { upperBytes: diskBytes, scratch })
   return await makeMachineImage(store, 'debian', {
     architecture: 'amd64', os: 'linux', kernel: (await putPart(store, kernel)).digest,
     initrd: (await putBytes(store, bytes)).digest,
@@ -66,12 +69,12 @@ async function kernelAndTools(apt: Packages, scratch: string): Promise<{
 }
 
 // Packages are layers: each a tar archive of its files, with their owners.
-async function layersOf(files: readonly string[], scratch: string): Promise<Layers> {
+async function archivesOf(files: readonly string[], scratch: string): Promise<string[]> {
   const archives = []
   for (const [i, file] of files.entries()) {
     const archive = join(scratch, `package-${i}.tar`)
     await unpackArchive(file, archive)
     archives.push(archive)
   }
-  return await openLayers('debian', archives)
+  return archives
 }

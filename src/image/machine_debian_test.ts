@@ -95,6 +95,31 @@ test('the Debian guest boots to a shell, and with a container\'s files to its pr
     assert.match(app, /Power down/)
   })
 
+test('an image of packages on a disk has a shell, users and the packages\' own programs, made twice of one cache',
+  { skip, timeout: 400_000 }, async (t) => {
+    using at = folder()
+    const store = new BlobStore(join(at.path, 'store'))
+    const scratch = join(at.path, 'scratch')
+    mkdirSync(scratch)
+    const make = async (packages: string[], diskBytes?: number): Promise<MachineImage> =>
+      openMachineImage(store, 'debian', digestOf(await makeDebian(store,
+        { source: { folder: PACKAGES, say: () => {} }, packages, diskBytes, scratch })))
+    try {
+      await make(['logsave'])
+    } catch (error) {
+      if (error instanceof CellarError && error.code === 'MACHINE_PACKAGES_FAILED') return t.skip(error.message)
+      throw error
+    }
+    const image = await make(['e2fsprogs'], 64 * 1024 * 1024)
+    const said = await booted(image, ['mke2fs -V 2>&1 | head -1',
+      '/bin/sh -c "grep ^root: /etc/passwd; readlink /bin/sh"', 'mkfs.ext4 -V 2>&1 | tail -1', 'poweroff'], at.path)
+    assert.match(said, /^mke2fs 1\.\d+\.\d/m)
+    assert.match(said, /^\s*Using EXT2FS Library version/m)
+    assert.match(said, /^root:x:0:0:root:\/root:\/bin\/sh$/m)
+    assert.match(said, /^\/run\/cellar\/busybox$/m)
+    assert.match(said, /Power down/)
+  })
+
 /** An image for containers that runs a shell's words, with no shell of its own but ours. */
 async function containerWith(at: string, words: string): Promise<string> {
   const layers = [tar({ name: 'gone' }, { name: 'home/file', content: Buffer.from('x') }), tar({ name: '.wh.gone' })]

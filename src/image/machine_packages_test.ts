@@ -93,7 +93,7 @@ suite('machine_packages', () => {
     })
   })
 
-  test('packages are all named the second time, too, and none of another time; a damaged one is fetched anew', async () => {
+  test('packages are all named the second time, none of another time, and a damaged one is fetched anew', async () => {
     using at = folder()
     const hash = (text: string): string => createHash('sha256').update(text).digest('hex')
     const line = (name: string): string =>

@@ -7,13 +7,16 @@
 // The initramfs (guests/debian/root.sh) joins the two by overlayfs. The guest finds them by their serial numbers.
 
 import { truncateSync, openSync, closeSync, rmSync } from 'node:fs'
+import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { CellarError } from '../base/errors.ts'
 import { printable } from '../base/printable.ts'
 import type { BlobStore } from './blob_store.ts'
+import { appletLinks, type AppletLink } from './machine_applets.ts'
 import type { CpioWriter } from './machine_cpio.ts'
 import { headOf, putPart, type MachineConfig } from './machine_image.ts'
-import type { Layers } from './machine_layers.ts'
+import { SETTINGS } from './machine_initramfs.ts'
+import { openLayers, type LayerEntry, type Layers } from './machine_layers.ts'
 import { diskOf } from './machine_parts.ts'
 import { writeQcow2 } from './machine_qcow2.ts'
 import { tarOf } from './machine_tar.ts'
@@ -21,6 +24,8 @@ import { lastLine, runTool } from './machine_tools.ts'
 
 const ROOT = 'root'
 const UPPER = 'upper'
+/** Where root.sh puts it in every guest. */
+const BUSYBOX = '/run/cellar/busybox'
 /** The same for all, as the content is: no guest mounts two of them. */
 const UPPER_UUID = '63656c6c-6172-4000-8000-757070657200'
 /** What a journal and the tables take: less is no file system. */
@@ -70,6 +75,34 @@ export async function addToInitramfs(layers: Layers): Promise<{
   }
   return { add: (cpio) => { for (const action of actions) action(cpio) }, sizeBytes }
 }
+
+/**
+ * The tree of `archives`, packages whose scripts never ran, with what those would have made of it: a shell and all that
+ * busybox does, where the packages bring none; users; the way to the loader. `scratch`: a folder for a file that stays
+ * while the tree is read.
+ */
+export async function withBusybox(archives: readonly string[], applets: readonly string[], scratch: string):
+Promise<Layers> {
+  const packages = await openLayers('debian', archives)
+  const has = (path: string): boolean => packages.has(path)
+  // Without an init of its own, process 1 is a script of ours.
+  const names = applets.filter((path) => !path.endsWith('/init'))
+  const links: AppletLink[] = appletLinks(names, has, BUSYBOX)
+  if (has('usr/lib64') && !has('lib64')) links.push(['lib64', 'usr/lib64'])
+  const files = Object.entries(SETTINGS).filter(([path]) => !has(path))
+  const plain = { uid: 0, gid: 0, mtime: 0, link: '', major: 0, minor: 0, xattrs: new Map<string, Uint8Array>(),
+    size: 0, content: undefined }
+  const own: LayerEntry[] = links.map(([path, link]) => ({ ...plain, path, link, kind: 'link', mode: 0o777 }))
+  if (!has('root')) own.push({ ...plain, path: 'root', kind: 'folder', mode: 0o700 })
+  for (const [path, text] of files) {
+    own.push({ ...plain, path, kind: 'file', mode: 0o644, size: text.length, content: streamOf(text) })
+  }
+  const archive = join(scratch, 'busybox.tar')
+  await writeFile(archive, tarOf({ entries: () => own }))
+  return await openLayers('debian', [...archives, archive])
+}
+
+async function* streamOf(text: string): AsyncGenerator<Uint8Array> { yield Buffer.from(text) }
 
 async function makeSquashfs(layers: Layers, path: string): Promise<string> {
   const what = 'make a root file system'

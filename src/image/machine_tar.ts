@@ -4,7 +4,7 @@
 // machine's users. Of extended attributes, capabilities and users' own go through; those that overlayfs would take for
 // its own don't.
 
-import type { LayerEntry, Layers } from './machine_layers.ts'
+import type { LayerEntry } from './machine_layers.ts'
 
 const BLOCK = 512
 const FLAGS = { file: '0', 'hard link': '1', link: '2', char: '3', block: '4', folder: '5', fifo: '6' } as const
@@ -14,7 +14,8 @@ const SMALL_MAX = 8 ** 7
 const LARGE_MAX = 8 ** 11
 
 /** The archive. Throws what reading the layers throws. */
-export async function* tarOf(layers: Layers): AsyncGenerator<Uint8Array> {
+export async function* tarOf(layers: {
+  entries(): AsyncIterable<LayerEntry> | Iterable<LayerEntry> }): AsyncGenerator<Uint8Array> {
   for await (const entry of layers.entries()) {
     if (entry.kind === 'other') continue
     yield headerOf(entry, FLAGS[entry.kind])

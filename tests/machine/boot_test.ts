@@ -110,6 +110,6 @@ suite('a machine under KVM', { skip: kvm.skip }, () => {
 })
 
 /** As many as `do=flood` of guests.ts writes, in one line. */
-const FLOOD_BYTES = 100_000
+const FLOOD_BYTES = 20_000
 /** Longer than an idle machine is left alone (halt_watch.ts). */
 const IDLE_MS = 4_000

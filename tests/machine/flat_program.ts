@@ -1,9 +1,9 @@
 // tests/machine/flat_program.ts: a guest of a hundred bytes, which does to ports, memory and registers what it is told.
 //
 // It is an ELF file that is entered as PVH kernels are: 32-bit protected mode, no paging, interrupts off. It reads a
-// list of steps that lies behind it, each of four words: which of its instructions, how often, where, and a value; the
-// last steps are for its owner to say how it ends. So a test writes in TypeScript what a driver without scruples does,
-// and no kernel is between. Numbers are of 32 bits; places are guest-physical.
+// list of steps that lies behind it, each of four words: which of its instructions, how often, where, and a value.
+// After the last it halts for good, unless a step has ended it. So a test writes in TypeScript what a driver without
+// scruples does, and no kernel is between. Numbers are of 32 bits; places are guest-physical.
 
 import { assert } from '../../src/base/assert.ts'
 
@@ -68,16 +68,18 @@ function elfFile(load: Buffer): Buffer {
   return Buffer.concat([file, load])
 }
 
+const joined = (...pieces: readonly string[]): string => pieces.join('')
+
 const INSTRUCTIONS = {
   out8: 'ee', out16: '66ef', out32: 'ef', in8: 'ec', in16: '66ed', in32: 'ed',
   write8: '8807', write16: '668907', write32: '8907', read8: '8a07', read16: '668b07', read32: '8b07',
-  write64: '0f6ec0' + '0f62c0' + '0f7f07', // movd mm0, eax; punpckldq mm0, mm0; movq [edi], mm0: the value twice
-  add32: 'f00fc107',                        // lock xadd [edi], eax
-  fill8: 'f3aa', fill32: 'f3ab',            // rep stosb, rep stosd
-  storm: '8907' + 'e2fc',                   // 1: mov [edi], eax; loop 1b
-  outs8: '89f5' + 'be00001000' + 'f36e' + '89ee', // rep outsb of its own code
-  ins32: 'bf00005000' + 'f36d',             // rep insd to 5 MiB
-  say: '8b07' + '66baf803' + 'ee',          // what stands there, to the serial line: the low byte
+  write64: joined('0f6ec0', '0f62c0', '0f7f07'), // movd mm0, eax; punpckldq mm0, mm0; movq [edi], mm0: twice the value
+  add32: 'f00fc107',                             // lock xadd [edi], eax
+  fill8: 'f3aa', fill32: 'f3ab',                 // rep stosb, rep stosd
+  storm: joined('8907', 'e2fc'),                 // 1: mov [edi], eax; loop 1b
+  outs8: joined('89f5', 'be00001000', 'f36e', '89ee'), // rep outsb of its own code
+  ins32: joined('bf00005000', 'f36d'),           // rep insd to 5 MiB
+  say: joined('8b07', '66baf803', 'ee'),         // what stands there, to the serial line: the low byte
   jump: 'ffe7',
   halt: 'f4',
 } as const

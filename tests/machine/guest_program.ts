@@ -41,14 +41,14 @@ async function boot(request: GuestRequest): Promise<GuestOutcome> {
       ended: (end) => done.resolve(end), agent: (stream) => void stream.destroy(), say: () => {},
     },
   })
-  let isOver = false
-  void done.promise.then(() => { isOver = true })
+  const over = new AbortController()
+  void done.promise.then(() => over.abort())
   const timer = setTimeout(() => done.resolve('late'), limitMs)
   const begun = performance.now()
   try {
     await engine.start()
     if (request.powerButton !== undefined) {
-      while (!said.includes(request.powerButton) && !isOver) await sleep(50)
+      while (!said.includes(request.powerButton) && !over.signal.aborted) await sleep(50)
       await sleep(request.powerAfterMs ?? 0)
       engine.powerButton()
     }

@@ -13,7 +13,7 @@ import type { KvmPlace } from './kvm_place.ts'
 
 /**
  * A machine to boot. `until`: it is over when its console says this. `powerButton`: pressed `powerAfterMs` after its
- * console has said this. `diskBytes`: it has an empty disk of that size. `hasNic`: a network card with nobody behind it.
+ * console has said this. `diskBytes`: it has an empty disk of that size. `hasNic`: a network card, nobody behind it.
  */
 export type GuestRequest = {
   kernel: string; initrd?: string | undefined; commandLine: string; vcpus: number; memoryBytes: number; limitMs: number
@@ -50,7 +50,7 @@ case $(cat /proc/cmdline) in
     insmod /evdev.ko; insmod /button.ko
     (sleep 0.5; echo "waits for the button") &
     head -c 24 /dev/input/event0 >/dev/null && echo "heard the button" && poweroff -f ;;
-  *do=flood*) head -c 100000 /dev/zero | tr '\\0' x; echo; echo "flood over"; poweroff -f ;;
+  *do=flood*) head -c 20000 /dev/zero | tr '\\0' x; echo; echo "flood over"; poweroff -f ;;
   *do=list*) cat /proc/interrupts /proc/iomem; ls /sys/bus/virtio/devices; dmesg; poweroff -f ;;
 esac
 while :; do sleep 100; done

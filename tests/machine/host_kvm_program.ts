@@ -16,7 +16,7 @@ import { isTold } from '../../src/cli/told.ts'
 export type HostStep = ({ readonly words: readonly string[] } | { readonly line: string }) & { readonly again?: true }
 
 const AGAIN_MS_MAX = 60_000
-const EACH_MS = 500
+const EACH_MS = 1500
 
 async function cellar(words: readonly string[]): Promise<number> {
   try {

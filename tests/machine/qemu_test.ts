@@ -182,7 +182,7 @@ describe('Linux under QEMU', { skip: 'missing' in packages ? packages.missing : 
     const isArp = (frame: Buffer): boolean => frame.readUInt16BE(12) === 0x806 && frame.readUInt32BE(38) === 0x0a000001
     const asked = await eventually(() => frames.find(isArp), () => `${frames.length} frames`)
     const answer = Buffer.concat([Buffer.from(asked.subarray(6, 12)), Buffer.from('525400000001', 'hex'),
-      Buffer.from('0806000108000604' + '0002' + '525400000001' + '0a000001', 'hex'), asked.subarray(22, 32)])
+      Buffer.from('080600010800060400025254000000010a000001', 'hex'), asked.subarray(22, 32)])
     net.write(Buffer.concat([Buffer.of(0, 0, 0, answer.length), answer]))
     const isPing = (frame: Buffer): boolean => frame.readUInt16BE(12) === 0x800 && frame[23] === 1 && frame[34] === 8
     await eventually(() => frames.find(isPing), () => `${frames.length} frames`)
