@@ -55,10 +55,10 @@ export async function created(host: Client, { flags, rest }: Parsed<typeof RUN_F
       spec: { ...spec, ...more, image, args: [nameOf(program), ...args] } } })
 }
 
-/** True for what is there, or is written as a path: else it is the name of an image. */
+/** True for a file, or what is written as a path: else it is the name of an image, be there a folder called so. */
 export function isProgram(program: string): boolean {
   return program.endsWith('.wasm') || /^\.{0,2}\//.test(program) ||
-    statSync(program, { throwIfNoEntry: false }) !== undefined
+    statSync(program, { throwIfNoEntry: false })?.isFile() === true
 }
 
 /** An error with the exit status of a run's, in the words of who gave flags: the host speaks of its request. */
