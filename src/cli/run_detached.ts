@@ -57,7 +57,7 @@ export async function created(host: Client, { flags, rest }: Parsed<typeof RUN_F
 
 /** True for a file, or what is written as a path: else it is the name of an image, be there a folder called so. */
 export function isProgram(program: string): boolean {
-  return program.endsWith('.wasm') || /^\.{0,2}\//.test(program) ||
+  return program.endsWith('.wasm') || /^\.{0,2}(?:\/|$)/.test(program) ||
     statSync(program, { throwIfNoEntry: false })?.isFile() === true
 }
 
