@@ -61,7 +61,7 @@ function virtio(): string {
       `section of the specification: ${count('full')} things in full, ${count('partial')} in part, ` +
       `${count('none')} not, with the reason. Under QEMU a machine has what QEMU offers.`,
     table(['section', 'name', 'support', 'note'], VIRTIO_SUPPORT.map(({ section, name, level, note }) =>
-      [section, /^VIRTIO_/.test(name) ? code(name) : name, level, note])),
+      [section, name.startsWith('VIRTIO_') ? code(name) : name, level, note])),
   ])
 }
 

@@ -92,8 +92,8 @@ export const GUEST_COMMANDS: readonly Command[] = [
   {
     name: 'exec', group: 'Guests', summary: "Run a program in a machine; or a guest's image, or another, beside a cell",
     about: "ARGUMENTS are all of the program's arguments, its name first. The exit status is the program's own; " +
-      "125 is Cellar's\nerror. Beside a cell it is an image, with the cell's grants; in a machine a program of it, run by " +
-      'its agent.',
+      "125 is Cellar's\nerror. Beside a cell it is an image, with the cell's grants; in a machine a program of " +
+      'it, run by its agent.',
     examples: ['exec debian uname -a', 'exec web', 'exec --image sqlite:3 -i db sqlite /data/app.db'],
     flags: {
       image: { value: 'IMAGE', names: 'image', help: "The image to run (default: the guest's)" },
@@ -131,7 +131,7 @@ export const GUEST_COMMANDS: readonly Command[] = [
   },
   {
     name: 'cp', group: 'Guests', summary: 'Copy files out of a volume or a machine, or into one',
-    about: 'One of the two is VOLUME:PATH, or MACHINE:PATH while it runs. A folder is copied with all that is in it.\n' +
+    about: 'One of the two is VOLUME:PATH, or MACHINE:PATH while it runs. A folder is copied with all in it.\n' +
       '- is a tar archive: ' +
       'from stdin, or to stdout. A target that ends in / is put into; any other is the new name.',
     examples: ['cp data:/config.json .', 'cp site/ data:/www', 'cp data:/ - | tar t', 'cp debian:/etc/hostname .'],

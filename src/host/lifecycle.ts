@@ -129,8 +129,8 @@ export class Lifecycle {
   }
 
   /**
-   * Launches a guest that is committed as `starting`. Never throws: what goes wrong is how the guest ended. `forked`: of
-   * a machine's child, RAM that its parent has made, and which child it is.
+   * Launches a guest that is committed as `starting`. Never throws: what goes wrong is how the guest ended. `forked`:
+   * of a machine's child, RAM that its parent has made, and which child it is.
    */
   async launch(guest: Guest, forked?: { readonly ramFd: number; readonly number: number }): Promise<void> {
     const { processes } = this.#parts

@@ -21,7 +21,10 @@ function rig() {
     exec: ({ argv, env }: { argv: string[]; env: string[] }) => {
       did.push(`exec ${argv.join(' ')} ${env.join(' ')}`)
       return {
-        output: (async function* () { await end.promise })(), ended: end.promise,
+        output: { [Symbol.asyncIterator]: () => ({ next: async () => {
+          await end.promise
+          return { done: true as const, value: undefined }
+        } }) }, ended: end.promise,
         write: async (bytes: Uint8Array) => {
           await new Promise<void>((resolve) => { room.push(resolve) })
           did.push(`write ${Buffer.from(bytes).toString()}`)

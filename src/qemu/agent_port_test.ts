@@ -67,9 +67,10 @@ describe('the port of the agent', { skip: isSupported() ? false : 'no system cal
     while (guest.write(Buffer.alloc(65_536)) || guest.writableLength < 8 * 2 ** 20) sent += 65_536
     await turn()
     assert.ok(streams[0]!.readableLength < 2 * 2 ** 20, `${streams[0]!.readableLength} of ${sent}`)
-    let read = 0
-    streams[0]!.on('data', (bytes: Buffer) => { read += bytes.length })
-    while (read < sent) await turn()
+    const count = { read: 0 }
+    streams[0]!.on('data', (bytes: Buffer) => { count.read += bytes.length })
+    const wanted = sent
+    while (count.read < wanted) await turn()
   })
 
   test('writing to a stream that is over is an error of that stream alone', async (t) => {

@@ -5,9 +5,9 @@ import { chmodSync, readFileSync, readdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { describe, test, type TestContext } from 'node:test'
 import { makeRam } from '../sys/guest_ram.ts'
-import { BOOT_SECTORS, bootDisk, eventually, qemuMissing, scratchFolder, TestMachine } from './test_support.ts'
+import { bootDisk, eventually, qemuMissing, scratchFolder, TestMachine, type BootCode } from './test_support.ts'
 
-async function boot(t: TestContext, code: keyof typeof BOOT_SECTORS): Promise<TestMachine> {
+async function boot(t: TestContext, code: BootCode): Promise<TestMachine> {
   const machine = new TestMachine({ disks: [bootDisk(scratchFolder(t), code)] })
   t.after(() => machine.close())
   await machine.engine.start()

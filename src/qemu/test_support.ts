@@ -24,7 +24,7 @@ const START = [0x31, 0xc0, 0x8e, 0xd8]
 const POWER_OFF = [0xba, 0x04, 0x06, 0xb8, 0x00, 0x20, 0xef, 0xf4, 0xeb, 0xfd]
 
 /** What a boot sector does. */
-export const BOOT_SECTORS = {
+const BOOT_SECTORS = {
   /** Says "BOOTED" and powers off: mov si,0x7c1c; mov dx,0x3f8; 1: lodsb; test al,al; jz 2; out dx,al; jmp 1; 2: … */
   hello: [...START, 0xbe, 0x1c, 0x7c, 0xba, 0xf8, 0x03, 0xac, 0x84, 0xc0, 0x74, 0x03, 0xee, 0xeb, 0xf8, ...POWER_OFF,
     ...Buffer.from('BOOTED\0')],
@@ -50,6 +50,9 @@ export const BOOT_SECTORS = {
   count: [...START, 0xa0, 0x00, 0x7e, 0xfe, 0x06, 0x00, 0x7e, 0x24, 0x0f, 0x04, 0x41, 0xba, 0xf8, 0x03, 0xee,
     0xb9, 0x00, 0x00, 0xe4, 0x80, 0xe2, 0xfc, 0xeb, 0xe8],
 } as const
+
+/** What a boot sector of ours does. */
+export type BootCode = keyof typeof BOOT_SECTORS
 
 /** A machine under test, and all that it says. */
 export class TestMachine {
@@ -122,7 +125,7 @@ export function scratchFolder(t: { after(clean: () => void): void }): string {
 }
 
 /** A raw disk in `folder` that begins with this boot sector, as the first disk of a machine without a kernel. */
-export function bootDisk(folder: string, code: keyof typeof BOOT_SECTORS): MachineSpec['disks'][number] {
+export function bootDisk(folder: string, code: BootCode): MachineSpec['disks'][number] {
   const path = join(folder, `${code}.raw`)
   const disk = Buffer.alloc(1024 * 1024)
   disk.set(BOOT_SECTORS[code])
