@@ -27,6 +27,8 @@ export type Measured = {
   readonly exits: Readonly<Record<string, number>>; readonly kernelExits: Readonly<Record<string, number>>
   readonly vmmBytes: number; readonly privateBytes: number
   readonly results: Readonly<Record<string, { readonly count: number; readonly ns: number }>>
+  /** The guest's time for what it did after its first result, as a part of this host's time for all of that. */
+  readonly clock: number
 }
 
 const UP = 'the guest is up'
@@ -43,6 +45,8 @@ const TAP = 'cellarbench'
 const TAP_MAC = '02:00:00:00:00:aa'
 const folder = join(tmpdir(), `cellar-machine-${process.pid}`)
 
+const RESULT = /^@([\w-]+) (\d+) (\d+)\r?\n/gm
+
 /** A guest that runs, by its console. */
 class Running {
   readonly child: ChildProcess
@@ -50,12 +54,16 @@ class Running {
   runsAt: number | undefined
   exits: Readonly<Record<string, number>> = {}
   text = ''
+  /** When each result came. */
+  readonly resultsAt: number[] = []
   #heard: () => void = () => {}
 
   constructor(file: string, args: readonly string[], hasLine: boolean) {
     this.child = spawn(file, args, { stdio: ['ignore', 'pipe', 'inherit', ...(hasLine ? ['ipc' as const] : [])] })
     this.child.stdout!.on('data', (bytes: Buffer) => {
       this.text += bytes.toString('latin1')
+      const results = this.text.match(RESULT)?.length ?? 0
+      while (this.resultsAt.length < results) this.resultsAt.push(performance.now())
       this.#heard()
     })
     this.child.on('message', (message: VmmMessage) => {
@@ -116,8 +124,6 @@ function kernelExits(pid: number): Record<string, number> {
     [counter, Number(readFileSync(join(root, name, counter), 'latin1'))]))
 }
 
-const RESULT = /^@([\w-]+) (\d+) (\d+)\r?$/gm
-
 async function measured(side: Side, running: Running): Promise<Measured> {
   const upAt = await running.until(() => running.text.includes(UP), 'boot')
   const kernel = kernelExits(running.child.pid!)
@@ -129,10 +135,12 @@ async function measured(side: Side, running: Running): Promise<Measured> {
   await sleep(300)
   const results = Object.fromEntries([...running.text.matchAll(RESULT)].map(([, name, count, ns]) =>
     [name!, { count: Number(count), ns: Number(ns) }]))
+  const ns = [...running.text.matchAll(RESULT)].slice(1).reduce((sum, [, , , one]) => sum + Number(one), 0)
+  const clock = ns / 1e6 / (running.resultsAt.at(-1)! - running.resultsAt[0]!)
   const memory = memoryOf(running.child.pid!, MEMORY_MIB * 2 ** 20)
   await running.end()
   return { side, bootMs: upAt - running.begun, runMs: running.runsAt === undefined ? undefined : upAt - running.runsAt,
-    exits: running.exits, kernelExits: kernel, ...memory, results }
+    exits: running.exits, kernelExits: kernel, ...memory, results, clock }
 }
 
 function oursOf(request: VmmRequest, { tools, words = '' }: PlaceRequest): VmmRequest {

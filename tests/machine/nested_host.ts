@@ -5,10 +5,10 @@
 // files are the same paths there: what has changed here since the last command is sent first. Each host has a name
 // and a folder in /tmp with its sockets, its console's log and what it has been sent.
 //
-// Under QEMU 7.2 a Node there crashes now and then as it begins, with SIGSEGV or a failed check of V8's about the pages
-// of compiled code ("it->second.Size() > offset"), 4 of 10 on a busy machine, none of 20 on a quieter one. It does so
-// without KVM, without AVX, without protection keys, and with one thread of V8: the emulator's doing, as it seems.
-// Tests start such a process once more, and say so (guests.ts, runTwice).
+// Under QEMU 7.2 a Node there may crash as it begins, with SIGSEGV or a failed check of V8's about pages of compiled
+// code ("it->second.Size() > offset"): 4 of 10 in one host, none of 30 in others. It does so in a process that has
+// nothing to do with KVM, and with -cpu max,avx=off, max,pku=off, and node --single-threaded as well: the emulator's
+// doing, as it seems. Tests start such a process once more, and say so (runTwice of guests.ts).
 // Elsewhere: packages (nested_packages.ts), what it boots from (nested_image.ts), requests (nested_line.ts).
 
 import { spawn } from 'node:child_process'
