@@ -7,14 +7,14 @@
 import { z } from 'zod'
 import { CellarError } from '../base/errors.ts'
 import type { ErrorCode } from '../base/errors.ts'
-import { FORKS_MAX } from '../base/limits.ts'
+import { FORKS_MAX, MOVE_STOPPED_MS_MAX } from '../base/limits.ts'
 import type { Actor, GuestView, Operator, SnapshotView } from '../host/operator.ts'
 import { GUEST_SPEC, NAME } from '../host/spec.ts'
 import { isLoopbackAddress } from './auth.ts'
 import { address, answered, begun, ONE, waited } from './guest_routes.ts'
 import { InvalidRequest } from './problem.ts'
 import {
-  accepted, created, DONE, json, listOf, ok, page, PAGED, route, type Ask, type Route,
+  accepted, created, DONE, json, listOf, ok, page, PAGED, route, WAIT, type Ask, type Route,
 } from './route.ts'
 import { GUEST, OPERATION, SNAPSHOT } from './views.ts'
 
@@ -71,6 +71,8 @@ const MIGRATE_BODY = z.strictObject({
     .describe('A token of that host, with scope write'),
   fingerprint: z.string().regex(SHA256, 'must be a SHA-256, such as AB:CD:…').transform((text) => text.toUpperCase())
     .optional().describe("The SHA-256 of that host's certificate: then no authority needs to have signed it"),
+  downtime: WAIT(`How long it may stand still until that host has all of it, else it goes on here (default: ${
+    MOVE_STOPPED_MS_MAX / 1000}s)`),
 })
 
 const copies: Route[] = [
@@ -98,7 +100,8 @@ const copies: Route[] = [
     errors: ['NOT_FOUND', 'GUEST_PHASE_WRONG', 'CAPTURE_IMPOSSIBLE', 'MOVE_UNDERWAY', 'OPERATIONS_FULL'],
     handle: async (ask) => {
       permitAddress(ask)
-      return accepted(await ask.operator.migrateGuest(...address(ask), ask.body, ask.actor))
+      const { downtime, ...to } = ask.body
+      return accepted(await ask.operator.migrateGuest(...address(ask), { ...to, downtimeMs: downtime }, ask.actor))
     },
   }),
 ]

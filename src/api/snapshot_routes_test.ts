@@ -135,7 +135,7 @@ test('pushes, pulls and moves are operations that can be followed', async () => 
     assert.deepEqual([answer.status, operation.kind], [202, kind])
     assert.equal(answer.headers.get('location'), `/v1/operations/${operation.id}`)
   }
-  assert.deepEqual(operator.moved, { to: 'https://b.example.com:7070', token: 'cellar_x' })
+  assert.deepEqual(operator.moved, { to: 'https://b.example.com:7070', token: 'cellar_x', downtimeMs: undefined })
 })
 
 test('a token of another host goes over TLS, over a socket or not at all', async () => {
@@ -148,8 +148,10 @@ test('a token of another host goes over TLS, over a socket or not at all', async
     await told(move({ to }), 202)
   }
   const fingerprint = Array(32).fill('ab').join(':')
-  await told(move({ to: 'https://b', fingerprint }), 202)
-  assert.deepEqual(operator.moved, { to: 'https://b', token: 'x', fingerprint: fingerprint.toUpperCase() })
+  await told(move({ to: 'https://b', fingerprint, downtime: '500ms' }), 202)
+  assert.deepEqual(operator.moved,
+    { to: 'https://b', token: 'x', fingerprint: fingerprint.toUpperCase(), downtimeMs: 500 })
+  assert.equal(await refused(move({ to: 'https://b', downtime: 'soon' }), 400), 'REQUEST_INVALID')
   assert.equal(await refused(move({ to: 'https://b', fingerprint: 'ab:cd' }), 400), 'REQUEST_INVALID')
 })
 

@@ -13,13 +13,14 @@ import { contextOf, placeOf } from './address.ts'
 import type { Call } from './commands.ts'
 import type { Context } from './contexts.ts'
 import { finish } from './operations.ts'
-import { each } from './output.ts'
+import { durationNs, each } from './output.ts'
 
 /** How long the other host has to show its certificate. */
 const HELLO_MS_MAX = 10_000
 
 /** As the API takes it. */
-type Destination = { readonly to: string; readonly token: string | undefined; readonly fingerprint: string | undefined }
+type Destination = { readonly to: string; readonly token: string | undefined; readonly fingerprint: string | undefined
+  readonly downtime?: string | undefined }
 
 /** `cellar migrate`: prints the names of those that have moved. */
 export async function migrate({ client, words, flags }: Call): Promise<number> {
@@ -27,7 +28,10 @@ export async function migrate({ client, words, flags }: Call): Promise<number> {
   if (to === undefined) throw new CellarError('USAGE',
     ['Cannot migrate without another host: --to CONTEXT or --to ADDRESS'])
   const host = await client()
-  const body = await destinationOf(to, flags['token-file']?.[0], flags.fingerprint?.[0])
+  const downtime = flags.downtime?.[0]
+  if (downtime !== undefined) durationNs('--downtime', downtime)
+  const body: Destination =
+    { ...await destinationOf(to, flags['token-file']?.[0], flags.fingerprint?.[0]), downtime }
   const begun: OperationView[] = []
   const names = new Map<string, string>()
   const status = await each(words, async (name) => {

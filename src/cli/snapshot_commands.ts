@@ -68,6 +68,8 @@ const VERBS: readonly Command[] = [
         help: "A file with a token of that host (default: the context's); - reads it from stdin" },
       fingerprint: { value: 'SHA256', help: "The SHA-256 of that host's certificate (default: what the context's ca " +
         'has signed)' },
+      downtime: { value: 'DURATION', help: 'How long it may stand still until the other host has all of it; else it ' +
+        'goes on here (default: 10s)' },
       detach: DETACH, ...PLAIN,
     },
     words: GUESTS, load: async () => (await import('./migrate.ts')).migrate,

@@ -144,6 +144,7 @@ test('cellar migrate sends each guest, with a token of a file or a context, neve
   assert.deepEqual(await sent(['--to', 'lab'], ''), wanted)
   const socket = join(host.folder, 'b.sock')
   assert.deepEqual(await sent(['--to', './b.sock']), { to: `unix:${socket}` })
+  assert.deepEqual(await sent(['--to', './b.sock', '--downtime', '500ms']), { to: `unix:${socket}`, downtime: '500ms' })
 
   const several = await host.run(['migrate', 'a', 'c', 'b', '--to', 'lab'])
   assert.deepEqual([several.status, several.stdout], [1, 'a\nb\n'])
@@ -152,7 +153,9 @@ test('cellar migrate sends each guest, with a token of a file or a context, neve
 
   const before = host.asked.length
   const refused: [string[], RegExp][] = [
-    [[], /--to CONTEXT or --to ADDRESS \[USAGE\]/], [https, /without a token.*\[USAGE\]/],
+    [[], /--to CONTEXT or --to ADDRESS \[USAGE\]/],
+    [['--to', './b.sock', '--downtime', 'soon'], /--downtime.*\[FLAG_VALUE_INVALID\]/],
+    [https, /without a token.*\[USAGE\]/],
     [['--to', 'nowhere'], /no context is called "nowhere" \[CONTEXT_INVALID\]/],
     [[...https, '--token-file', 'none'], /\[NOT_FOUND\]/], [['--to', 'ftp://b'], /\[FLAG_VALUE_INVALID\]/]]
   for (const [flags, message] of refused) {

@@ -17,6 +17,7 @@ import { CellarError } from '../base/errors.ts'
 import { MOVE_ROUNDS_MAX, MOVE_STOPPED_MS_MAX } from '../base/limits.ts'
 import type { Log } from '../base/log.ts'
 import { printable } from '../base/printable.ts'
+import { formatDuration } from '../base/units.ts'
 import type { Captures } from './captures.ts'
 import { eventOf, type Lifecycle } from './lifecycle.ts'
 import { canFail, outgoingAfter, type Outgoing } from './migration_machine.ts'
@@ -55,14 +56,16 @@ type Parts = {
   readonly blob: (digest: string) => string
   /** Removes what is left of a guest that has no row any more. */
   readonly clear: (row: GuestRow) => Promise<void>
-  /** Tests lower it. */
-  readonly stoppedMsMax?: number
 }
+
+type Terms = PeerAddress & { readonly downtimeMs?: number | undefined }
 
 /** A move that has not been committed. */
 type Going = {
   readonly id: string; readonly guest: Guest; readonly run: number; readonly place: string; readonly peer: Peer
   readonly to: PeerAddress; readonly control: Control
+  /** How long the guest may stand still before the commit. */
+  readonly downtimeMs: number
   state: Outgoing
   host: string
   /** The snapshot that the destination has as a whole. */
@@ -78,8 +81,8 @@ export class MigrateActions {
     this.#parts = parts
   }
 
-  /** Begins to move a guest. Throws what is wrong here. */
-  async migrate(guest: Guest, to: PeerAddress, by: Actor): Promise<OperationView> {
+  /** Begins to move a guest, which goes on here if it would stand still for longer. Throws what is wrong here. */
+  async migrate(guest: Guest, { downtimeMs = MOVE_STOPPED_MS_MAX, ...to }: Terms, by: Actor): Promise<OperationView> {
     const { lifecycle, operations } = this.#parts
     lifecycle.checkStays(guest)
     checkPhase('move', guest, ['running'])
@@ -89,7 +92,7 @@ export class MigrateActions {
     try {
       return await operations.start('guest.migrate', `${project}/${name} to ${peer.name}`, by, async (control) => {
         try {
-          return await this.#move(guest, peer, to, control)
+          return await this.#move(guest, peer, to, downtimeMs, control)
         } finally {
           peer.close()
         }
@@ -112,10 +115,11 @@ export class MigrateActions {
 
   // ---- until the commit
 
-  async #move(guest: Guest, peer: Peer, to: PeerAddress, control: Control): Promise<unknown> {
+  async #move(guest: Guest, peer: Peer, to: PeerAddress, downtimeMs: number, control: Control): Promise<unknown> {
     const id = randomBytes(8).toString('hex')
     const { project, run } = guest.row
-    const going: Going = { id, guest, run, peer, to, control, place: `/v1/projects/${project}/moves/${id}`,
+    const going: Going = { id, guest, run, peer, to, downtimeMs, control,
+      place: `/v1/projects/${project}/moves/${id}`,
       state: 'sending', host: '', before: undefined }
     let stoppedNs: number
     const rounds = { count: 0, chunks: 0 }
@@ -130,7 +134,8 @@ export class MigrateActions {
       // The destination drops what it has by itself, should this not arrive.
       await peer.ask('DELETE', going.place, { signal: AbortSignal.timeout(DROP_MS_MAX) }).catch(() => {})
       const why = error instanceof PeerProblem ? error.message
-        : (error as Error).name === 'TimeoutError' ? 'it takes too long while the guest stands still' : undefined
+        : (error as Error).name === 'TimeoutError'
+          ? `the guest would stand still for longer than ${formatDuration(downtimeMs * 1e6)}` : undefined
       if (why === undefined) throw error
       throw new CellarError('MOVE_REFUSED', [guest.row.name, peer.name, why], { cause: error })
     } finally {
@@ -171,7 +176,7 @@ export class MigrateActions {
         return captures.capture(guest, 'resume', false)
       })
       try {
-        await this.#send(going, written.snapshot, false)
+        await this.#send(going, written.snapshot)
       } catch (error) {
         files.release(guest.row.project, written.snapshot)
         throw error
@@ -194,10 +199,13 @@ export class MigrateActions {
     this.#check(going)
     const began = performance.now()
     const at = Date.now()
+    // Nobody waits for it longer than this: it goes on, and may be moved another time.
+    const patience = AbortSignal.timeout(Math.ceil(going.downtimeMs))
     const written = await captures.capture(guest, 'hold', false)
     try {
       going.state = outgoingAfter(going.state, 'stopped')
-      await this.#send(going, written.snapshot, true)
+      await this.#send(going, written.snapshot, patience)
+      patience.throwIfAborted()
       going.state = outgoingAfter(going.state, 'stored')
       this.#check(going)
       const { project, name } = guest.row
@@ -225,13 +233,11 @@ export class MigrateActions {
     if (guest.row.run !== run) throw new CellarError('CAPTURE_ENDED', [guest.row.name])
   }
 
-  // At first it is only said what there is, and the destination says what it lacks.
-  async #send(going: Going, snapshot: string, isLast: boolean): Promise<void> {
+  // At first it is only said what there is, and the destination says what it lacks. `patience`: it is the last.
+  async #send(going: Going, snapshot: string, patience?: AbortSignal): Promise<void> {
     const { guest, peer, place, before, control } = going
-    const path = `${place}/snapshot${isLast ? '?last' : ''}`
-    // While it stands still nobody waits for long: it goes on, and may be moved another time.
-    const { stoppedMsMax = MOVE_STOPPED_MS_MAX } = this.#parts
-    const signal = isLast ? AbortSignal.any([control.signal, AbortSignal.timeout(stoppedMsMax)]) : control.signal
+    const path = `${place}/snapshot${patience === undefined ? '' : '?last'}`
+    const signal = patience === undefined ? control.signal : AbortSignal.any([control.signal, patience])
     const send = async (wanted: Wanted): Promise<readonly string[]> => {
       if (guest.handle === undefined) throw new CellarError('CAPTURE_ENDED', [guest.row.name])
       // A machine's own process carries nothing: the project's cells have one that does.

@@ -207,9 +207,12 @@ export interface Operator {
     by: Actor): Promise<GuestView[]>
   /** Saves it and frees its memory until something comes for it. */
   hibernateGuest(project: string, name: string, by: Actor): Promise<GuestView>
-  /** Moves it to another host while it runs. `to`: the address of that host's API, `token` to be let in there. */
+  /**
+   * Moves it to another host while it runs. `to`: the address of that host's API, `token` to be let in there,
+   * `downtimeMs`: it may stand still for so long until the other host has it all, else it goes on here.
+   */
   migrateGuest(project: string, name: string, options: { to: string; token?: string | undefined
-    fingerprint?: string | undefined }, by: Actor): Promise<OperationView>
+    fingerprint?: string | undefined; downtimeMs?: number | undefined }, by: Actor): Promise<OperationView>
 
   snapshots(project: string): SnapshotView[]
   /** By name, digest or a prefix of a digest. */

@@ -285,7 +285,8 @@ describe('machines of a host', { skip: missing ?? false }, () => {
     await eventually('it has its name', async () => (await sh(host, 'second', 'hostname')).trim() === 'second')
     await using other = await startHost()
     await giveImage(other, image)
-    await host.ok(['migrate', 'second', '--to', `unix:${join(other.state, 'host.sock')}`], { timeoutMs: 120_000 })
+    await host.ok(['migrate', 'second', '--to', `unix:${join(other.state, 'host.sock')}`,
+      '--downtime', '60s'], { timeoutMs: 120_000 })
     await inPhase(other, 'second', 'running')
     assert.equal(await sh(other, 'second', 'cat /tmp/nonce'), nonce)
     assert.equal((await metadata(other, 'second')).generation, second.generation, 'it is the same machine')

@@ -7,8 +7,8 @@
 //
 // Under QEMU 7.2 a Node there may crash as it begins, with SIGSEGV or a failed check of V8's about pages of compiled
 // code ("it->second.Size() > offset"): 4 of 10 in one host, hardly ever in others. It does so in a process that has
-// nothing to do with KVM, and with -cpu max,avx=off, max,pku=off, and node --single-threaded as well: we take it for the
-// emulator's doing, and haven't proved it. Tests start such a process once more, and say so (runTwice of guests.ts).
+// nothing to do with KVM, and with -cpu max,avx=off, max,pku=off, and node --single-threaded as well: we take it for
+// the emulator's doing, and haven't proved it. Tests start such a process once more, and say so (guests.ts).
 // Elsewhere: packages (nested_packages.ts), what it boots from (nested_image.ts), requests (nested_line.ts).
 
 import { spawn } from 'node:child_process'
