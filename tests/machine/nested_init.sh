@@ -21,7 +21,12 @@ for folder in proc sys dev; do mkdir -p $folder; mount --rbind /$folder $folder;
 mkdir -p dev/pts dev/shm tmp run nested var/tmp
 mount -t devpts -o ptmxmode=666 pts dev/pts
 mount -t tmpfs shm dev/shm
+# A checkout in /tmp stays in sight.
+mkdir /checkouts && mount --bind tmp /checkouts
 mount -t tmpfs -o mode=1777 tmp tmp
+for folder in /checkouts/*/; do
+  [ -d "$folder" ] && mkdir "tmp/${folder#/checkouts/}" && mount --bind "$folder" "tmp/${folder#/checkouts/}"
+done
 mount -t tmpfs run run
 mount -t cgroup2 none sys/fs/cgroup
 ip link set lo up
