@@ -7,8 +7,8 @@
 import { spawnSync } from 'node:child_process'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
-import { fileURLToPath, pathToFileURL } from 'node:url'
-import { ascii, collect, definitionOf, JOINED_PRELUDE, namesOf } from '../src/base/joined.ts'
+import { fileURLToPath } from 'node:url'
+import { joinPrograms } from '../src/base/joined.ts'
 import { CpioWriter } from '../src/image/machine_cpio.ts'
 import type { KvmPlace } from '../tests/machine/kvm_place.ts'
 import type { Tools } from './machine_place.ts'
@@ -75,22 +75,13 @@ export function makeTools(place: KvmPlace, folder: string): Tools | string {
   archive.device('dev/console', 'char', 5, 1)
   const initrd = join(folder, 'initrd')
   writeFileSync(initrd, archive.finish())
-  return { kernel: place.kernel, initrd, guest, ...joinPrograms(join(folder, 'vmm')) }
+  return { kernel: place.kernel, initrd, guest, ...programsIn(join(folder, 'vmm')) }
 }
 
 /** Paths of the programs. */
-function joinPrograms(folder: string): Pick<Tools, 'vmm' | 'snapshot'> {
+function programsIn(folder: string): Pick<Tools, 'vmm' | 'snapshot'> {
   mkdirSync(folder, { recursive: true })
   const joined = new Map(ENTRIES.map((path) => [path, join(folder, `${basename(path, '.ts')}.cjs`)]))
-  const urlOf = (path: string): string => JSON.stringify(pathToFileURL(path).href)
-  const rules = { urlOf, made: new Map<string, string>(),
-    entryUrlOf: (path: string) => urlOf(joined.get(path) ?? path) }
-  for (const [entry, path] of joined) {
-    const codes = new Map<string, string>()
-    collect([entry], codes, rules, () => true)
-    const names = namesOf(codes)
-    const definitions = [...codes].map(([source, code]) => definitionOf(source, code, names, false))
-    writeFileSync(path, ascii(`${JOINED_PRELUDE}\n${definitions.join('\n')}\nvoid $0()\n`))
-  }
+  for (const [path, code] of joinPrograms(joined, new Map())) writeFileSync(path, code)
   return { vmm: joined.get(ENTRIES[0]!)!, snapshot: joined.get(ENTRIES[1]!)! }
 }

@@ -6,11 +6,12 @@
 //   const $7 = once(() => { const { a, b: c } = $3(); function f() { … }; return { f } })
 // Types are stripped by Node itself. The sources keep to the forms that this needs: named and namespace imports,
 // exports of declarations. What else it finds it refuses. Who uses it: the command line (cli/image.ts), which has two
-// files, and a host for its cell processes (host/process_code.ts).
+// files, a host for its guests' processes (host/process_code.ts), and the benches of machines.
 
 import { readFileSync } from 'node:fs'
 import { stripTypeScriptTypes } from 'node:module'
 import { dirname, resolve } from 'node:path'
+import { pathToFileURL } from 'node:url'
 
 /** How modules that are joined refer to what is elsewhere. Paths are of sources, and absolute. */
 export type JoinRules = {
@@ -86,6 +87,23 @@ export function definitionOf(path: string, code: string, names: ReadonlyMap<stri
   // Only the entry may await at its top: everything else is imported by code that doesn't wait.
   const run = `${name === '$0' ? 'async ' : ''}() => {${body} }`
   return `const ${name} = once(${eager ? `(${run})` : run})`
+}
+
+/**
+ * Joins programs, one at a time: the path of each and its code, in ASCII. `joined` has these paths by those of the
+ * sources that they begin with: one that starts another gets the joined file. Adds all sources to `made`.
+ */
+export function* joinPrograms(joined: ReadonlyMap<string, string>, made: Map<string, string>):
+Generator<[path: string, code: string]> {
+  const urlOf = (path: string): string => JSON.stringify(pathToFileURL(path).href)
+  const rules: JoinRules = { urlOf, made, entryUrlOf: (path) => urlOf(joined.get(path) ?? path) }
+  for (const [entry, path] of joined) {
+    const codes = new Map<string, string>()
+    collect([entry], codes, rules, () => true)
+    const names = namesOf(codes)
+    const definitions = [...codes].map(([source, code]) => definitionOf(source, code, names, false))
+    yield [path, ascii(`${JOINED_PRELUDE}\n${definitions.join('\n')}\nvoid $0()\n`)]
+  }
 }
 
 /** Other characters as escapes, which strings, templates and patterns know: V8 reads a file of bytes faster. */

@@ -9,8 +9,8 @@
 import { createHash } from 'node:crypto'
 import { chmodSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
-import { fileURLToPath, pathToFileURL } from 'node:url'
-import { ascii, collect, definitionOf, JOINED_PRELUDE, namesOf } from '../base/joined.ts'
+import { fileURLToPath } from 'node:url'
+import { joinPrograms } from '../base/joined.ts'
 
 /** What is started: the launcher, the process, its threads. */
 const ENTRIES: readonly string[] = ['./jail_launch.ts', './cell_process.ts', '../cell/pcpu_worker.ts',
@@ -28,20 +28,14 @@ export function writeProcessCode(folder: string): void {
   if (isFresh(folder)) return
   rmSync(join(folder, SOURCES), { force: true })
   const joined = new Map(ENTRIES.map((path) => [path, join(folder, `${basename(path, '.ts')}.cjs`)]))
-  const urlOf = (path: string): string => JSON.stringify(pathToFileURL(path).href)
-  const rules = { urlOf, made: new Map<string, string>(),
-    entryUrlOf: (path: string) => urlOf(joined.get(path) ?? path) }
-  for (const [entry, path] of joined) {
-    const codes = new Map<string, string>()
-    collect([entry], codes, rules, () => true)
-    const names = namesOf(codes)
-    const definitions = [...codes].map(([source, code]) => definitionOf(source, code, names, false))
+  const made = new Map<string, string>()
+  for (const [path, code] of joinPrograms(joined, made)) {
     const partial = `${path}.new`
-    writeFileSync(partial, ascii(`${JOINED_PRELUDE}\n${definitions.join('\n')}\nvoid $0()\n`))
+    writeFileSync(partial, code)
     chmodSync(partial, 0o644)
     renameSync(partial, path)
   }
-  const paths = [...rules.made.keys()]
+  const paths = [...made.keys()]
   writeFileSync(join(folder, SOURCES), JSON.stringify({ paths, digest: digestOf(paths) }))
 }
 
